@@ -1,0 +1,70 @@
+# What a developer and CI run. Needs Python 3.11 or newer with venv; everything else goes to .venv.
+
+# Another interpreter: make install PYTHON=python3.12
+PYTHON ?= python3
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# protoc 25, the last whose Python code every protobuf runtime from 4.25 to 7 loads; newer code refuses older runtimes.
+PROTO_VENV := .venv-proto
+PROTOC_PACKAGES := 'grpcio-tools==1.62.3' 'setuptools<81'
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types layers proto bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv with asynqpy and all that its development needs
+
+# Again only when the dependencies may have changed.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "asynqpy needs Python 3.11 or newer, and $(PYTHON) is not one: make install PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "$(PYTHON) comes without venv; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Watch a worker and a producer for half a minute; starts its own Redis
+	$(BIN)/asynqpy demo
+
+test: $(INSTALLED) ## Run the tests, or those named: make test ARGS='tests/test_client.py -x'
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types layers test ## Everything that CI runs
+
+lint: $(INSTALLED) ## Style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## Static types, strictly
+	$(BIN)/mypy
+
+layers: $(INSTALLED) ## Who imports whom, and the other habits of the house
+	$(BIN)/python -m pytest --quiet tests/test_layers.py tests/test_house.py
+
+proto: $(PROTO_VENV)/.installed ## Write asynq_pb2.py and .pyi from protos/asynq.proto
+	rm -rf build/proto
+	mkdir -p build/proto/asynqpy/broker
+# A process has one pool of protobuf names. Ours must not collide with those of a program that brings its own
+# asynq.proto, so the package is renamed; its name is not on the wire.
+	sed 's/^package asynq;/package asynqpy.broker;/' protos/asynq.proto >build/proto/asynqpy/broker/asynq.proto
+	$(PROTO_VENV)/bin/python -m grpc_tools.protoc --proto_path=build/proto --python_out=. --pyi_out=. \
+		asynqpy/broker/asynq.proto
+	rm -r build/proto
+
+$(PROTO_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PROTOC_PACKAGES)
+	@touch $@
+
+bench: $(INSTALLED) ## Tasks per second, and how soon an idle worker wakes
+	$(BIN)/python benchmarks/processing.py $(ARGS)
+
+clean: ## Remove what these targets made, the virtual environments too
+	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
