@@ -1,0 +1,74 @@
+"""asynqpy: the task queue for asyncio applications, on the wire format of Go's hibiken/asynq.
+
+Producers use ``Client`` and ``Task``, workers ``Server`` and ``ServeMux``; handlers receive an ``ActiveTask``.
+"""
+
+from asynqpy.client import Client
+from asynqpy.embedded import EmbeddedServer
+from asynqpy.errors import (
+    AsynqError,
+    BrokerAuthError,
+    BrokerError,
+    BrokerUnavailableError,
+    DeadlineExceededError,
+    DuplicateTaskError,
+    EmbeddedServerError,
+    HandlerNotFoundError,
+    LeaseExpiredError,
+    MalformedMessageError,
+    PayloadError,
+    QueueNotEmptyError,
+    QueueNotFoundError,
+    RevokeTask,
+    ServerClosedError,
+    SkipRetry,
+    TaskCancelledError,
+    TaskIdConflictError,
+    TaskNotFoundError,
+)
+from asynqpy.handler import Handler
+from asynqpy.mux import Middleware, ServeMux
+from asynqpy.options import Duration, TaskOptions
+from asynqpy.retry import default_retry_delay
+from asynqpy.server.server import Server, ServerState
+from asynqpy.task import ActiveTask, CancelCause, Task, TaskInfo, TaskState, current_task
+
+__all__ = [
+    "ActiveTask",
+    "AsynqError",
+    "BrokerAuthError",
+    "BrokerError",
+    "BrokerUnavailableError",
+    "CancelCause",
+    "Client",
+    "DeadlineExceededError",
+    "DuplicateTaskError",
+    "Duration",
+    "EmbeddedServer",
+    "EmbeddedServerError",
+    "Handler",
+    "HandlerNotFoundError",
+    "LeaseExpiredError",
+    "MalformedMessageError",
+    "Middleware",
+    "PayloadError",
+    "QueueNotEmptyError",
+    "QueueNotFoundError",
+    "RevokeTask",
+    "ServeMux",
+    "Server",
+    "ServerClosedError",
+    "ServerState",
+    "SkipRetry",
+    "Task",
+    "TaskCancelledError",
+    "TaskIdConflictError",
+    "TaskInfo",
+    "TaskNotFoundError",
+    "TaskOptions",
+    "TaskState",
+    "current_task",
+    "default_retry_delay",
+]
+
+__version__ = "0.1.0"

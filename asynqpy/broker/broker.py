@@ -1,0 +1,341 @@
+"""The Broker: everything a producer and a worker do in Redis, one method each, values in and out.
+
+No policy lives here: which task to take, when to retry and what counts as a failure come in as arguments. Operations of
+people who look and steer (list, run, delete, pause …) are not here either; servers do not need them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asynqpy.broker import keys
+from asynqpy.broker.batches import MAX_BATCH, Batch, by_key, run_batches, spread
+from asynqpy.broker.cancellations import Cancellations
+from asynqpy.broker.connection import Connection, RedisSource
+from asynqpy.broker.consuming import (
+    Dequeued,
+    Unreadable,
+    dequeue_call,
+    lease_expired_call,
+    score,
+    stamps,
+)
+from asynqpy.broker.maintenance import (
+    Forwarded,
+    delete_expired_completed_call,
+    forward_call,
+    quarantine_call,
+    set_aside_wrong_types_call,
+)
+from asynqpy.broker.messages import ServerInfo, WorkerInfo
+from asynqpy.broker.outcomes import LEASE_SECONDS, Delivery, ExpiredLease, Lease, Settlement
+from asynqpy.broker.producing import NewTask, enqueue_batches
+from asynqpy.broker.scripts import Call, Runner, Word, command, is_wrong_type, nothing, script_call
+from asynqpy.broker.settling import settle_batches
+from asynqpy.clock import Clock
+from asynqpy.errors import AsynqError, BrokerError
+
+logger = logging.getLogger("asynqpy.broker")
+
+#: Seconds after which a producer registers its queues again: somebody may have removed one meanwhile.
+_REGISTER_AGAIN = 60.0
+
+#: Seconds after which the clock is anchored to Redis again on the side of an enqueue.
+_ANCHOR_AGAIN = 60.0
+
+#: Most expired leases, and most expired completed tasks, that one call looks at.
+_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one round trip of a server brought.
+
+    ``settled`` answers each settlement: True, False (lost to another holder) or the error Redis gave. ``backlog`` is
+    what each asked queue still has pending. ``errors`` are of queues that could not be asked.
+    """
+
+    settled: Sequence[bool | BrokerError]
+    deliveries: Sequence[Delivery]
+    backlog: Mapping[str, int]
+    errors: Mapping[str, BrokerError]
+
+
+class Broker:
+    """A Redis that speaks asynq. Its connections belong to the event loop that uses it first.
+
+    Every method raises ``BrokerError`` (or its ``BrokerUnavailableError``, ``BrokerAuthError``) when Redis refuses or
+    cannot be reached. After ``BrokerUnavailableError`` a write may have happened; every script may be run again.
+    """
+
+    def __init__(self, redis: RedisSource | Connection, clock: Clock | None = None) -> None:
+        self._connection = redis if isinstance(redis, Connection) else Connection.open(redis)
+        self._runner = Runner(self._connection)
+        self._stamps = stamps()
+        self._registered: dict[str, float] = {}
+        self.clock = clock or Clock()
+
+    def __repr__(self) -> str:
+        return f"<Broker {self._connection.description}>"
+
+    def sibling(self) -> Broker:
+        """A broker on the same Redis and clock with connections of its own, for another thread's loop."""
+        return Broker(self._connection.sibling(), self.clock)
+
+    async def close(self) -> None:
+        """Close the connections, unless a caller's client brought them. Idempotent."""
+        await self._connection.close()
+
+    async def ping(self) -> None:
+        """Raise ``BrokerError`` unless Redis answers."""
+        await self._runner.run(command("PING", read=nothing))
+
+    async def sync_clock(self) -> None:
+        """Anchor the clock to the time of Redis."""
+        started = time.perf_counter()
+        redis_time = await self._runner.run(_TIME)
+        self.clock.anchor(redis_time, time.perf_counter() - started)
+
+    async def enqueue(self, tasks: Sequence[NewTask]) -> list[AsynqError | None]:
+        """Store new tasks in one pipeline. Answers per task: ``None`` stored, or why not.
+
+        A reason is ``DuplicateTaskError``, ``TaskIdConflictError``, or the ``BrokerError`` of the script that was to
+        store it.
+        """
+        queues = {task.message.queue for task in tasks}
+        batches = list(enqueue_batches(tasks, self.clock.now_ns()))
+        register = self._register_call(queues)
+        answers = await self._runner.run_all([*register, *(batch.call for batch in batches)])
+        if register and not isinstance(answers[0], BrokerError):
+            self._registered |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
+        return spread(batches, answers[len(register) :])
+
+    def _register_call(self, queues: set[str]) -> list[Call[None]]:
+        now = time.monotonic()
+        if all(self._registered.get(queue, 0.0) > now for queue in queues):
+            return []
+        return [command("SADD", keys.QUEUES, *sorted(queues), read=nothing)]
+
+    async def keep_clock(self) -> None:
+        """Anchor the clock if that was long ago or never."""
+        if self.clock.anchor_age() > _ANCHOR_AGAIN:
+            await self.sync_clock()
+
+    async def publish_cancel(self, task_id: str) -> int:
+        """Ask whichever server runs the task to cancel it; answers how many servers were told."""
+        return await self._runner.run(command("PUBLISH", keys.CANCEL_CHANNEL, task_id, read=int))
+
+    def cancellations(self) -> Cancellations:
+        """A subscription to the cancel channel, yet to be opened."""
+        return Cancellations(self._connection)
+
+    async def turn(self, settlements: Sequence[Settlement], wanted: Mapping[str, int]) -> Turn:
+        """Settle what has ended and take up to so many tasks of each queue, in one round trip.
+
+        The settlements are written first. Queues wanted 0 only tell their backlog. Records that cannot be read are set
+        aside and logged.
+        """
+        settling = list(settle_batches(settlements, self.clock))
+        expires_at = int(self.clock.now()) + LEASE_SECONDS
+        stamp = next(self._stamps)
+        asking = [dequeue_call(queue, n, expires_at, stamp) for queue, n in wanted.items()]
+        answers = await self._runner.run_all([*(batch.call for batch in settling), *asking])
+        settled = spread(settling, answers[: len(settling)])
+        dequeued = dict(zip(wanted, answers[len(settling) :], strict=True))
+        await self._set_aside(settlements, settled, dequeued)
+        good = [answer for answer in dequeued.values() if isinstance(answer, Dequeued)]
+        return Turn(
+            settled=settled,
+            deliveries=[delivery for answer in good for delivery in answer.deliveries],
+            backlog={answer.queue: answer.backlog for answer in good},
+            errors={q: answer for q, answer in dequeued.items() if isinstance(answer, BrokerError)},
+        )
+
+    async def _set_aside(
+        self,
+        settlements: Sequence[Settlement],
+        settled: Sequence[bool | BrokerError],
+        dequeued: Mapping[str, Dequeued | BrokerError],
+    ) -> None:
+        blocked = {q for q, answer in dequeued.items() if is_wrong_type(answer)}
+        blocked |= {
+            settlement.message.queue
+            for settlement, answer in zip(settlements, settled, strict=True)
+            if is_wrong_type(answer)
+        }
+        for queue in blocked:
+            await self._set_aside_wrong_types(queue)
+        for queue, answer in dequeued.items():
+            if isinstance(answer, Dequeued):
+                await self._quarantine(queue, keys.lease(queue), answer.unreadable)
+                for task_id in answer.repeated:
+                    logger.warning(
+                        "task %s of queue %s was pending while it runs; dropped the second entry",
+                        task_id,
+                        queue,
+                        extra={"task_id": task_id, "queue": queue},
+                    )
+
+    async def dequeue(self, wanted: Mapping[str, int]) -> Turn:
+        """Take up to so many tasks of each queue: a turn that settles nothing."""
+        return await self.turn([], wanted)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool | BrokerError]:
+        """Write outcomes. Answers per task: True settled, False lost, or the error Redis gave."""
+        return list((await self.turn(settlements, {})).settled)
+
+    async def extend_lease(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Extend leases to ``LEASE_SECONDS`` from now and update them; answers those that are lost.
+
+        Those of a queue that Redis refused keep their old expiry and are neither extended nor lost.
+        """
+        expires_at = int(self.clock.now()) + LEASE_SECONDS
+        batches = []
+        for queue, places in by_key(leases, lambda lease: lease.queue):
+            args: list[Word] = []
+            for lease in (leases[place] for place in places):
+                args += (lease.id, lease.stamp, score(expires_at, lease.stamp))
+            call = script_call("extend_lease", [keys.lease(queue)], args, _booleans)
+            batches.append(Batch(call, places))
+        answers = await run_batches(self._runner, batches)
+        for lease, answer in zip(leases, answers, strict=True):
+            if answer is True:
+                lease.expires_at = expires_at
+        return [lease for lease, answer in zip(leases, answers, strict=True) if answer is False]
+
+    async def write_result(self, lease: Lease, data: bytes) -> bool:
+        """Store the result of a running task; False when its lease is lost."""
+        script_keys = [keys.task_prefix(lease.queue) + lease.id, keys.lease(lease.queue)]
+        call = script_call("write_result", script_keys, [lease.id, lease.stamp, data], bool)
+        return await self._runner.run(call)
+
+    async def forward(self, queues: Sequence[str]) -> float | None:
+        """Move all due tasks to pending; answers when the next one is due (unix s), if any is waiting."""
+        sources = [(q, key) for q in queues for key in (keys.scheduled(q), keys.retry(q))]
+        next_due: list[float] = []
+        while sources:
+            calls = [forward_call(queue, key, self.clock) for queue, key in sources]
+            answers = await self._run_per_queue([queue for queue, _ in sources], calls)
+            for answer in answers:
+                await self._quarantine(answer.queue, answer.source, answer.unreadable)
+            next_due += [a.next_due for a in answers if a.next_due is not None and not _more(a)]
+            sources = [(a.queue, a.source) for a in answers if _more(a)]
+        return min(next_due, default=None)
+
+    async def lease_expired(self, queues: Sequence[str], cutoff: float) -> list[ExpiredLease]:
+        """List tasks whose lease ended at or before ``cutoff`` (unix s), a page of each queue."""
+        calls = [lease_expired_call(queue, cutoff, _PAGE) for queue in queues]
+        expired = await self._run_per_queue(queues, calls)
+        for page in expired:
+            await self._quarantine(page.queue, keys.lease(page.queue), page.unreadable)
+        return [lease for page in expired for lease in page.leases]
+
+    async def delete_expired_completed(self, queues: Sequence[str], limit: int = _PAGE) -> int:
+        """Delete completed tasks whose retention ended, ``limit`` of a queue at a time; answers how many."""
+        deleted, left = 0, list(queues)
+        while left:
+            calls = [delete_expired_completed_call(q, self.clock.now(), limit) for q in left]
+            answers = await self._runner.run_all(calls)
+            counts = {q: n for q, n in zip(left, answers, strict=True) if isinstance(n, int)}
+            await self._report(dict(zip(left, answers, strict=True)))
+            deleted += sum(counts.values())
+            left = [queue for queue, count in counts.items() if count == limit]
+        return deleted
+
+    async def write_server_state(
+        self, server: ServerInfo, workers: Sequence[WorkerInfo], ttl: int
+    ) -> None:
+        """Show a server and what it runs, for ``ttl`` s."""
+        server_key, workers_key = _presence_keys(server)
+        expires_at = int(self.clock.now()) + ttl
+        args: list[Word] = [ttl, server.encode()]
+        for worker in workers:
+            args += (worker.task_id, worker.encode())
+        await self._run_each(
+            command("ZADD", keys.SERVERS, expires_at, server_key, read=nothing),
+            command("ZADD", keys.WORKERS, expires_at, workers_key, read=nothing),
+            script_call("write_server_state", [server_key, workers_key], args, nothing),
+        )
+
+    async def clear_server_state(self, server: ServerInfo) -> None:
+        """Show a server no longer."""
+        server_key, workers_key = _presence_keys(server)
+        await self._run_each(
+            command("ZREM", keys.SERVERS, server_key, read=nothing),
+            command("ZREM", keys.WORKERS, workers_key, read=nothing),
+            command("DEL", server_key, workers_key, read=nothing),
+        )
+
+    async def _run_each(self, *calls: Call[Any]) -> None:
+        for answer in await self._runner.run_all(calls):
+            if isinstance(answer, BrokerError):
+                raise answer
+
+    async def _run_per_queue(self, queues: Sequence[str], calls: Sequence[Call[Any]]) -> list[Any]:
+        """Answers of the queues that gave one; the errors of the others are reported, not raised."""
+        answers = await self._runner.run_all(calls)
+        await self._report(dict(zip(queues, answers, strict=True)))
+        return [answer for answer in answers if not isinstance(answer, BrokerError)]
+
+    async def _report(self, answers: Mapping[str, Any]) -> None:
+        for queue, answer in answers.items():
+            if is_wrong_type(answer):
+                await self._set_aside_wrong_types(queue)
+            elif isinstance(answer, BrokerError):
+                logger.error("queue %s: %s", queue, answer, extra={"queue": queue})
+
+    async def _quarantine(
+        self, queue: str, listed_in: str, unreadable: Sequence[Unreadable]
+    ) -> None:
+        if not unreadable:
+            return
+        now = self.clock.now()
+        await self._runner.run(quarantine_call(queue, listed_in, unreadable, now))
+        for record in unreadable:
+            name = record.id.decode("utf-8", "replace")
+            logger.error(
+                "set task %s of queue %s aside in %s%s: %s",
+                name,
+                queue,
+                keys.quarantine_prefix(queue),
+                name,
+                record.reason,
+                extra={"task_id": name, "queue": queue},
+            )
+
+    async def _set_aside_wrong_types(self, queue: str) -> None:
+        for name in await self._runner.run(set_aside_wrong_types_call(queue)):
+            logger.error(
+                "a key of queue %s held the wrong type of value; set it aside as %s%s",
+                queue,
+                keys.quarantine_prefix(queue),
+                name,
+                extra={"queue": queue},
+            )
+
+
+def _seconds(answer: Any) -> float:
+    """The answer of ``TIME``: seconds and microseconds, as redis-py or Redis gives them."""
+    seconds, microseconds = answer
+    return int(seconds) + int(microseconds) / 1_000_000
+
+
+_TIME: Call[float] = command("TIME", read=_seconds)
+
+
+def _more(page: Forwarded) -> bool:
+    """Whether the script stopped at its limit rather than at the last due task."""
+    return page.moved + len(page.unreadable) >= MAX_BATCH
+
+
+def _booleans(codes: list[int]) -> list[bool]:
+    return [code == 1 for code in codes]
+
+
+def _presence_keys(server: ServerInfo) -> tuple[str, str]:
+    identity = (server.host, server.pid, server.server_id)
+    return keys.server(*identity), keys.workers(*identity)

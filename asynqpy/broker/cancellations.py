@@ -1,0 +1,65 @@
+"""Listens on the channel by which people ask for running tasks to be cancelled."""
+
+from __future__ import annotations
+
+from redis.asyncio.client import PubSub
+
+from asynqpy.broker import keys
+from asynqpy.broker.connection import Connection
+from asynqpy.broker.scripts import Runner
+from asynqpy.errors import BrokerUnavailableError
+
+#: Seconds of silence after which the other end is asked for a sign of life.
+_PING_AFTER = 5.0
+
+
+class Cancellations:
+    """A subscription to the cancel channel, on a connection of its own.
+
+    Redis keeps nothing for a subscriber that is away: what is published between two subscriptions is missed.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._parent = connection
+        self._connection: Connection | None = None
+        self._pubsub: PubSub | None = None
+        self._pinged = False
+
+    async def open(self) -> None:
+        """Subscribe, and return when Redis has confirmed it. Raises ``BrokerError``."""
+        with Runner(self._parent).errors():
+            self._connection = await self._parent.one_node()
+            self._pubsub = self._connection.client.pubsub()
+            await self._pubsub.subscribe(keys.CANCEL_CHANNEL)
+            await self._pubsub.get_message(timeout=_PING_AFTER)
+
+    async def next(self) -> str:
+        """Wait for the id of the next task to cancel. Raises ``BrokerError`` when the connection breaks."""
+        assert self._pubsub is not None, "open() comes first"
+        while True:
+            with Runner(self._parent).errors():
+                message = await self._pubsub.get_message(timeout=_PING_AFTER)
+            if message is None:
+                await self._ask_for_a_sign_of_life(self._pubsub)
+            elif message["type"] == "message":
+                return bytes(message["data"]).decode("utf-8", "replace")
+            else:
+                self._pinged = False
+
+    async def _ask_for_a_sign_of_life(self, pubsub: PubSub) -> None:
+        if self._pinged:
+            where = self._parent.description
+            raise BrokerUnavailableError(f"Redis at {where} fell silent on the cancel channel")
+        self._pinged = True
+        with Runner(self._parent).errors():
+            await pubsub.ping()
+
+    async def close(self) -> None:
+        """Give the connection up. Idempotent."""
+        pubsub, connection = self._pubsub, self._connection
+        self._pubsub = self._connection = None
+        self._pinged = False
+        if pubsub is not None:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,102 @@
+"""The connection to Redis, in every form that the public API takes."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import redis.cluster
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from asynqpy import embedded
+from asynqpy.broker.redis_client import ClusterPlan, Plan, plan_of_client, plan_of_url
+from asynqpy.broker.redis_url import Endpoint, parse_redis_url
+
+RedisSource: TypeAlias = str | Redis | RedisCluster
+"""A URL (``broker/redis_url.py`` lists the forms, ``embedded://[dir]`` is one more), or a client of
+``redis.asyncio`` that the caller owns. Such a client keeps its own settings, also its retries, and
+must answer bytes."""
+
+
+class Connection:
+    """A redis client for one event loop, and how to build others like it.
+
+    The ``description`` names the address for logs and error texts, and holds no secret.
+    """
+
+    def __init__(self, client: Redis | RedisCluster, plan: Plan, *, owned: bool) -> None:
+        self.client = client
+        self.is_cluster = isinstance(client, RedisCluster)
+        self.description = plan.description
+        self._plan = plan
+        self._owned = owned
+
+    @classmethod
+    def open(cls, redis: RedisSource) -> Connection:
+        """Parse the URL or take the client. Nothing is sent; only ``embedded://`` starts a server.
+
+        Raises ``ValueError`` for a URL or a client that cannot work, ``TypeError`` for anything
+        else, and ``EmbeddedServerError``. A password is in none of them.
+        """
+        if not isinstance(redis, str):
+            _check_client(redis)
+            return cls(redis, plan_of_client(redis), owned=False)
+        if redis.lower().startswith("embedded://"):
+            redis = embedded.embedded_url(redis)
+        return cls._build(plan_of_url(parse_redis_url(redis)))
+
+    @classmethod
+    def _build(cls, plan: Plan) -> Connection:
+        return cls(plan.build(), plan, owned=True)
+
+    def sibling(self) -> Connection:
+        """An independent connection to the same Redis, with its own pool.
+
+        For another thread's event loop. It is to be closed by itself, also when this one wraps a
+        client of the caller.
+        """
+        return self._build(self._plan)
+
+    async def one_node(self) -> Connection:
+        """A sibling that can subscribe: of a cluster, to one of its nodes at random.
+
+        A classic pub/sub channel reaches all nodes of a cluster, so any one will do; when it
+        fails, the next call most likely chooses another.
+        """
+        if not isinstance(self.client, RedisCluster) or not isinstance(self._plan, ClusterPlan):
+            return self.sibling()
+        _ = await self.client.initialize()
+        node = self.client.get_random_node()
+        return self._build(self._plan.one_node(Endpoint(node.host, int(node.port))))
+
+    async def close(self) -> None:
+        """Close all connections of a client that is ours; leave the caller's alone. Idempotent."""
+        if not self._owned:
+            return
+        if isinstance(self.client, RedisCluster):
+            await self.client.aclose()
+            return
+        pool = self.client.connection_pool
+        await pool.disconnect()
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:
+                await sentinel.connection_pool.disconnect()
+
+
+def _check_client(client: object) -> None:
+    if isinstance(client, redis.Redis | redis.cluster.RedisCluster):
+        raise TypeError(
+            "the redis client is a synchronous one: pass a redis.asyncio client, or a URL"
+        )
+    if not isinstance(client, Redis | RedisCluster) or isinstance(client, Pipeline):
+        raise TypeError(
+            "redis must be a URL like 'redis://host:6379/0' or a redis.asyncio client, "
+            f"not {type(client).__name__}"
+        )
+    if client.get_encoder().decode_responses:
+        raise ValueError(
+            "the redis client has decode_responses=True, but task payloads are bytes: "
+            "make the client without it"
+        )

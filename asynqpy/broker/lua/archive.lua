@@ -1,0 +1,70 @@
+-- Put tasks that will not be tried again in `archived`, and trim what is too old or too much there.
+-- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:archived
+-- KEYS[4] asynq:{q}:processed:<day>  [5] asynq:{q}:processed  [6] asynq:{q}:failed:<day>  [7] asynq:{q}:failed
+-- ARGV[1] task key prefix  [2] when the day's counters expire, unix s  [3] now, unix s
+-- ARGV[4] archived at or before this is dropped, unix s  [5] most archived tasks to keep  [6] most to drop at a time
+-- then 3 per task: id, fence, message
+-- Returns per task: 1 settled (now, or by an earlier run of this call), 0 lost to another holder.
+local active, lease, archived = KEYS[1], KEYS[2], KEYS[3]
+local prefix, day_expires, now = ARGV[1], ARGV[2], ARGV[3]
+local cutoff, keep, chunk = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+
+-- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
+local function holds(id, fence)
+  local score = redis.call('ZSCORE', lease, id)
+  return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
+end
+
+-- A counter at its maximum, or of the wrong type, starts anew rather than failing the settlement.
+local function count(key, n)
+  local total = redis.pcall('INCRBY', key, n)
+  if type(total) == 'table' then
+    redis.call('SET', key, n)
+    return n
+  end
+  return total
+end
+
+-- A trimmed task goes whole: its entry, its hash, and the unique lock if it still holds it.
+local function drop(ids)
+  for _, id in ipairs(ids) do
+    local lock = redis.pcall('HGET', prefix .. id, 'unique_key')
+    if type(lock) == 'string' and redis.pcall('GET', lock) == id then
+      redis.call('DEL', lock)
+    end
+    redis.call('ZREM', archived, id)
+    redis.call('DEL', prefix .. id)
+  end
+end
+
+redis.call('ZCARD', archived)
+local answers, settled = {}, 0
+for i = 7, #ARGV, 3 do
+  local id, fence, message = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local key = prefix .. id
+  if holds(id, fence) then
+    redis.call('LREM', active, 1, id)
+    redis.call('ZREM', lease, id)
+    redis.call('ZADD', archived, now, id)
+    redis.call('HSET', key, 'msg', message, 'state', 'archived')
+    settled = settled + 1
+    answers[#answers + 1] = 1
+  else
+    local record = redis.call('HMGET', key, 'state', 'msg')
+    answers[#answers + 1] = (record[1] == 'archived' and record[2] == message) and 1 or 0
+  end
+end
+if settled > 0 then
+  drop(redis.call('ZRANGEBYSCORE', archived, '-inf', cutoff, 'LIMIT', 0, chunk))
+  local excess = math.min(redis.call('ZCARD', archived) - keep, chunk)
+  if excess > 0 then
+    drop(redis.call('ZRANGE', archived, 0, excess - 1))
+  end
+  for i = 4, 6, 2 do
+    if count(KEYS[i], settled) == settled then
+      redis.call('EXPIREAT', KEYS[i], day_expires)
+    end
+    count(KEYS[i + 1], settled)
+  end
+end
+return answers

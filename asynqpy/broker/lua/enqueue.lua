@@ -1,0 +1,80 @@
+-- Store new tasks of one queue: in `pending` to run now, in `scheduled` to run later, or in a group to be aggregated.
+-- KEYS[1] the container: asynq:{q}:pending, asynq:{q}:scheduled or asynq:{q}:g:<group>
+-- KEYS[2] asynq:{q}:groups
+-- ARGV[1] task key prefix
+-- ARGV[2] state: pending, scheduled or aggregating
+-- ARGV[3] now, unix ns as 19 digits (a number computed here would lose digits)
+-- ARGV[4] group name, or ''
+-- then 6 per task: id, message, token, lock key or '', lock ttl in s, score in unix s (unused for pending)
+-- The token tells a repeated call from a conflict: it is stored with the task. '' means the id was made for this call,
+-- so whatever is stored under it is the earlier run of this very call.
+-- Returns per task: 1 stored, 0 the id is taken, -1 another task holds the lock
+local container, groups = KEYS[1], KEYS[2]
+local prefix, state, now_ns, group = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+-- Reading a container of the wrong type fails here, before the first write.
+redis.call(state == 'pending' and 'LLEN' or 'ZCARD', container)
+redis.call('SCARD', groups)
+
+local taken, held = {}, {}
+
+local function is_own_earlier_run(key, token)
+  return not taken[key] and (token == '' or redis.call('HGET', key, 'enqueue_token') == token)
+end
+
+local function verdict(id, token, lock)
+  local key = prefix .. id
+  local exists = taken[key] or redis.call('EXISTS', key) == 1
+  if exists and is_own_earlier_run(key, token) then
+    return 1, false
+  end
+  if lock ~= '' then
+    local holder = held[lock] or redis.call('GET', lock)
+    -- A lock whose task is gone was leaked (Go leaks some): it protects nothing and is taken over.
+    if holder and (taken[prefix .. holder] or redis.call('EXISTS', prefix .. holder) == 1) then
+      return -1, false
+    end
+  end
+  if exists then
+    return 0, false
+  end
+  return 1, true
+end
+
+local answers, accepted = {}, {}
+for i = 5, #ARGV, 6 do
+  local id, token, lock = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+  local answer, is_new = verdict(id, token, lock)
+  answers[#answers + 1] = answer
+  if is_new then
+    accepted[#accepted + 1] = i
+    taken[prefix .. id] = true
+    if lock ~= '' then
+      held[lock] = id
+    end
+  end
+end
+
+for _, i in ipairs(accepted) do
+  local id, message, token, lock = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local key = prefix .. id
+  if state == 'pending' then
+    redis.call('LPUSH', container, id)
+    redis.call('HSET', key, 'msg', message, 'state', state, 'pending_since', now_ns)
+  else
+    redis.call('ZADD', container, ARGV[i + 5], id)
+    redis.call('HSET', key, 'msg', message, 'state', state)
+  end
+  if group ~= '' then
+    redis.call('SADD', groups, group)
+    redis.call('HSET', key, 'group', group)
+  end
+  if token ~= '' then
+    redis.call('HSET', key, 'enqueue_token', token)
+  end
+  if lock ~= '' then
+    redis.call('SET', lock, id, 'EX', ARGV[i + 4])
+    redis.call('HSET', key, 'unique_key', lock)
+  end
+end
+return answers

@@ -1,0 +1,36 @@
+-- Put active tasks back as the next to run, in the order they were taken; nothing is counted.
+-- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:pending
+-- ARGV[1] task key prefix  [2] now, unix ns as 19 digits
+-- then 2 per task: id, fence
+-- Returns per task: 1 pending (now, or by an earlier run of this call), 0 lost to another holder, or gone.
+local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
+local prefix, now_ns = ARGV[1], ARGV[2]
+
+-- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
+local function holds(id, fence)
+  local score = redis.call('ZSCORE', lease, id)
+  return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
+end
+
+redis.call('LLEN', pending)
+local answers = {}
+-- Last to first: what is pushed last at the tail runs first.
+for i = #ARGV - 1, 3, -2 do
+  local id, fence = ARGV[i], ARGV[i + 1]
+  local key = prefix .. id
+  local answer = 0
+  if holds(id, fence) then
+    redis.call('LREM', active, 1, id)
+    redis.call('ZREM', lease, id)
+    -- A hash that is gone must not come back as one without a message.
+    if redis.call('EXISTS', key) == 1 then
+      redis.call('RPUSH', pending, id)
+      redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
+      answer = 1
+    end
+  elseif redis.call('HGET', key, 'state') == 'pending' then
+    answer = 1
+  end
+  answers[(i - 1) / 2] = answer
+end
+return answers

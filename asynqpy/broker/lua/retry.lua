@@ -1,0 +1,51 @@
+-- Put failed tasks in `retry` until their next attempt.
+-- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:retry
+-- KEYS[4] asynq:{q}:processed:<day>  [5] asynq:{q}:processed  [6] asynq:{q}:failed:<day>  [7] asynq:{q}:failed
+-- ARGV[1] task key prefix  [2] when the day's counters expire, unix s
+-- then 5 per task: id, fence, message, time of the next attempt in unix s, 1 if the failure is counted else 0
+-- Returns per task: 1 settled (now, or by an earlier run of this call), 0 lost to another holder.
+local active, lease, retry = KEYS[1], KEYS[2], KEYS[3]
+local prefix, day_expires = ARGV[1], ARGV[2]
+
+-- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
+local function holds(id, fence)
+  local score = redis.call('ZSCORE', lease, id)
+  return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
+end
+
+-- A counter at its maximum, or of the wrong type, starts anew rather than failing the settlement.
+local function count(key, n)
+  local total = redis.pcall('INCRBY', key, n)
+  if type(total) == 'table' then
+    redis.call('SET', key, n)
+    return n
+  end
+  return total
+end
+
+redis.call('ZCARD', retry)
+local answers, counted = {}, 0
+for i = 3, #ARGV, 5 do
+  local id, fence, message, score = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local key = prefix .. id
+  if holds(id, fence) then
+    redis.call('LREM', active, 1, id)
+    redis.call('ZREM', lease, id)
+    redis.call('ZADD', retry, score, id)
+    redis.call('HSET', key, 'msg', message, 'state', 'retry')
+    counted = counted + tonumber(ARGV[i + 4])
+    answers[#answers + 1] = 1
+  else
+    local record = redis.call('HMGET', key, 'state', 'msg')
+    answers[#answers + 1] = (record[1] == 'retry' and record[2] == message) and 1 or 0
+  end
+end
+if counted > 0 then
+  for i = 4, 6, 2 do
+    if count(KEYS[i], counted) == counted then
+      redis.call('EXPIREAT', KEYS[i], day_expires)
+    end
+    count(KEYS[i + 1], counted)
+  end
+end
+return answers

@@ -1,0 +1,86 @@
+"""Calls of the scripts that keep a queue in order: forwarding, expiry of results, setting aside what cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asynqpy.broker import keys
+from asynqpy.broker.batches import MAX_BATCH
+from asynqpy.broker.consuming import Unreadable
+from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What one pass over a sorted set of delayed tasks did.
+
+    ``next_due`` (unix s) is when the next task there is due, or ``None`` when there is none.
+    """
+
+    queue: str
+    source: str
+    moved: int
+    next_due: float | None
+    unreadable: Sequence[Unreadable]
+
+
+def forward_call(queue: str, source: str, clock: Clock) -> Call[Forwarded]:
+    """Move up to ``MAX_BATCH`` due tasks out of ``source``, the key of ``scheduled`` or ``retry``."""
+    args: list[Word] = [
+        keys.task_prefix(queue),
+        keys.group_prefix(queue),
+        int(clock.now()),
+        clock.now_ns(),
+        MAX_BATCH,
+    ]
+
+    def read(answer: tuple[int, bytes, list[bytes]]) -> Forwarded:
+        moved, next_due, bad = answer
+        unreadable = [
+            Unreadable(raw_id, raw_score.decode(), "there is an id, but no message")
+            for raw_id, raw_score in zip(bad[::2], bad[1::2], strict=True)
+        ]
+        return Forwarded(queue, source, moved, float(next_due) if next_due else None, unreadable)
+
+    return script_call("forward", [source, keys.pending(queue), keys.groups(queue)], args, read)
+
+
+def delete_expired_completed_call(queue: str, now: float, limit: int) -> Call[int]:
+    """Delete up to ``limit`` completed tasks whose retention ended."""
+    args: list[Word] = [keys.task_prefix(queue), int(now), limit]
+    return script_call("delete_expired_completed", [keys.completed(queue)], args, int)
+
+
+def quarantine_call(
+    queue: str, listed_in: str, unreadable: Sequence[Unreadable], now: float
+) -> Call[int]:
+    """Set records aside that ``listed_in`` (the key of ``lease``, ``scheduled`` or ``retry``) lists."""
+    args: list[Word] = [keys.task_prefix(queue), keys.quarantine_prefix(queue), int(now)]
+    for record in unreadable:
+        args += (record.id, record.fence)
+    script_keys = [listed_in, keys.active(queue), keys.quarantine(queue)]
+    return script_call("quarantine", script_keys, args, int)
+
+
+def set_aside_wrong_types_call(queue: str) -> Call[list[str]]:
+    """Rename the containers of a queue that hold the wrong type of value; answer their new names."""
+    containers = {
+        keys.pending(queue): "list",
+        keys.active(queue): "list",
+        keys.lease(queue): "zset",
+        keys.scheduled(queue): "zset",
+        keys.retry(queue): "zset",
+        keys.archived(queue): "zset",
+        keys.completed(queue): "zset",
+        keys.groups(queue): "set",
+    }
+    args: list[Word] = [keys.quarantine_prefix(queue)]
+    for key, kind in containers.items():
+        args += (kind, key.rpartition(":")[2])
+
+    def read(names: list[bytes]) -> list[str]:
+        return [name.decode() for name in names]
+
+    return script_call("set_aside_wrong_types", list(containers), args, read)

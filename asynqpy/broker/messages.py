@@ -1,0 +1,290 @@
+"""The records of the wire, and the only module that knows protobuf (schema: ``protos/asynq.proto``).
+
+Go reads what is written here and the other way round; WIRE vectors V1-V8 are tests of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from asynqpy.broker import asynq_pb2 as pb
+from asynqpy.errors import MalformedMessageError
+
+M = TypeVar("M", bound=Message)
+
+INT32_MAX = 2**31 - 1
+
+#: Longest error text kept in a message, in characters. Each retry rewrites the whole message.
+ERROR_TEXT_LIMIT = 2_000
+
+#: Go's zero time, the wire's "never": seconds before 1970. An absent Timestamp would be read as 1970.
+_NEVER_SECONDS = -62_135_596_800
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class TaskState(StrEnum):
+    """The seven states of a task; values are the wire's strings, which name the container too."""
+
+    ACTIVE = "active"
+    PENDING = "pending"
+    SCHEDULED = "scheduled"
+    RETRY = "retry"
+    ARCHIVED = "archived"
+    COMPLETED = "completed"
+    AGGREGATING = "aggregating"
+
+
+class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """One task as the wire stores it (field ``msg`` of the task hash).
+
+    Durations are whole seconds, instants whole Unix seconds, 0 meaning none. An absent payload and an empty one are the
+    same on the wire and both read as ``b""``.
+    """
+
+    type: str
+    id: str
+    payload: bytes = b""
+    queue: str = "default"
+    max_retry: int = 0
+    retried: int = 0
+    error_msg: str = ""
+    timeout: int = 0
+    deadline: int = 0
+    unique_key: str = ""
+    last_failed_at: int = 0
+    retention: int = 0
+    completed_at: int = 0
+    group_key: str = ""
+    headers: dict[str, str] = {}
+
+    def failed(self, error: str, now: float, *, counted: bool) -> TaskMessage:
+        """The message after a failure; ``counted`` says whether it used up a retry."""
+        return msgspec.structs.replace(
+            self,
+            error_msg=wire_text(error),
+            last_failed_at=int(now),
+            retried=min(self.retried + counted, INT32_MAX),
+        )
+
+    def completed(self, now: float) -> TaskMessage:
+        """The message after a success that is retained."""
+        return msgspec.structs.replace(self, completed_at=int(now))
+
+    def encode(self) -> bytes:
+        """Bytes as Go writes them. Raises ``ValueError`` for text that is not valid UTF-8."""
+        message = pb.TaskMessage(
+            type=self.type,
+            payload=self.payload,
+            id=self.id,
+            queue=self.queue,
+            retry=self.max_retry,
+            retried=self.retried,
+            error_msg=self.error_msg,
+            timeout=self.timeout,
+            deadline=self.deadline,
+            unique_key=self.unique_key,
+            last_failed_at=self.last_failed_at,
+            retention=self.retention,
+            completed_at=self.completed_at,
+            group_key=self.group_key,
+            headers=self.headers,
+        )
+        return message.SerializeToString()
+
+    @classmethod
+    def decode(cls, data: bytes) -> TaskMessage:
+        """Read what Go or we wrote. Raises ``MalformedMessageError`` for anything that is not a task."""
+        message = _parse(pb.TaskMessage(), data)
+        if not message.type or not message.id or not message.queue:
+            raise MalformedMessageError("a task message without type, id or queue")
+        return cls(
+            type=message.type,
+            payload=message.payload,
+            id=message.id,
+            queue=message.queue,
+            max_retry=message.retry,
+            retried=message.retried,
+            error_msg=message.error_msg,
+            timeout=message.timeout,
+            deadline=message.deadline,
+            unique_key=message.unique_key,
+            last_failed_at=message.last_failed_at,
+            retention=message.retention,
+            completed_at=message.completed_at,
+            group_key=message.group_key,
+            headers=dict(message.headers) if message.headers else {},
+        )
+
+
+def wire_text(text: str) -> str:
+    """Error text fit for the wire: valid UTF-8 (proto3 refuses the rest, and the write with it), bounded."""
+    return text[:ERROR_TEXT_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A server as the CLI and asynqmon show it. ``status``: ``active``, ``stopped`` or ``closed``."""
+
+    host: str
+    pid: int
+    server_id: str
+    concurrency: int
+    queues: Mapping[str, int]
+    strict_priority: bool = False
+    status: str
+    start_time: datetime
+    active_worker_count: int
+
+    def encode(self) -> bytes:
+        return pb.ServerInfo(
+            host=self.host,
+            pid=self.pid,
+            server_id=self.server_id,
+            concurrency=self.concurrency,
+            queues=self.queues,
+            strict_priority=self.strict_priority,
+            status=self.status,
+            start_time=_timestamp(self.start_time),
+            active_worker_count=self.active_worker_count,
+        ).SerializeToString()
+
+    @classmethod
+    def decode(cls, data: bytes) -> ServerInfo:
+        info = _parse(pb.ServerInfo(), data)
+        return cls(
+            host=info.host,
+            pid=info.pid,
+            server_id=info.server_id,
+            concurrency=info.concurrency,
+            queues=dict(info.queues),
+            strict_priority=info.strict_priority,
+            status=info.status,
+            start_time=_instant(info.start_time) or _EPOCH,
+            active_worker_count=info.active_worker_count,
+        )
+
+
+class WorkerInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that runs now. ``deadline`` is the effective one, never unset."""
+
+    host: str
+    pid: int
+    server_id: str
+    task_id: str
+    task_type: str
+    task_payload: bytes
+    queue: str
+    start_time: datetime
+    deadline: datetime
+
+    def encode(self) -> bytes:
+        return pb.WorkerInfo(
+            host=self.host,
+            pid=self.pid,
+            server_id=self.server_id,
+            task_id=self.task_id,
+            task_type=self.task_type,
+            task_payload=self.task_payload,
+            queue=self.queue,
+            start_time=_timestamp(self.start_time),
+            deadline=_timestamp(self.deadline),
+        ).SerializeToString()
+
+    @classmethod
+    def decode(cls, data: bytes) -> WorkerInfo:
+        info = _parse(pb.WorkerInfo(), data)
+        return cls(
+            host=info.host,
+            pid=info.pid,
+            server_id=info.server_id,
+            task_id=info.task_id,
+            task_type=info.task_type,
+            task_payload=info.task_payload,
+            queue=info.queue,
+            start_time=_instant(info.start_time) or _EPOCH,
+            deadline=_instant(info.deadline) or _EPOCH,
+        )
+
+
+class SchedulerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A periodic task of a scheduler. ``None`` is the wire's "never"."""
+
+    id: str
+    spec: str
+    task_type: str
+    task_payload: bytes
+    enqueue_options: Sequence[str]
+    next_enqueue_time: datetime | None
+    prev_enqueue_time: datetime | None
+
+    def encode(self) -> bytes:
+        return pb.SchedulerEntry(
+            id=self.id,
+            spec=self.spec,
+            task_type=self.task_type,
+            task_payload=self.task_payload,
+            enqueue_options=self.enqueue_options,
+            next_enqueue_time=_timestamp(self.next_enqueue_time),
+            prev_enqueue_time=_timestamp(self.prev_enqueue_time),
+        ).SerializeToString()
+
+    @classmethod
+    def decode(cls, data: bytes) -> SchedulerEntry:
+        entry = _parse(pb.SchedulerEntry(), data)
+        return cls(
+            id=entry.id,
+            spec=entry.spec,
+            task_type=entry.task_type,
+            task_payload=entry.task_payload,
+            enqueue_options=list(entry.enqueue_options),
+            next_enqueue_time=_instant(entry.next_enqueue_time),
+            prev_enqueue_time=_instant(entry.prev_enqueue_time),
+        )
+
+
+class SchedulerEnqueueEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One tick of a scheduler entry: the task it enqueued, and when."""
+
+    task_id: str
+    enqueue_time: datetime
+
+    def encode(self) -> bytes:
+        return pb.SchedulerEnqueueEvent(
+            task_id=self.task_id, enqueue_time=_timestamp(self.enqueue_time)
+        ).SerializeToString()
+
+    @classmethod
+    def decode(cls, data: bytes) -> SchedulerEnqueueEvent:
+        event = _parse(pb.SchedulerEnqueueEvent(), data)
+        return cls(task_id=event.task_id, enqueue_time=_instant(event.enqueue_time) or _EPOCH)
+
+
+def _parse(message: M, data: bytes) -> M:
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        name = message.DESCRIPTOR.name
+        raise MalformedMessageError(f"{len(data)} bytes are no {name}: {error}") from error
+    return message
+
+
+def _timestamp(instant: datetime | None) -> Timestamp:
+    if instant is None:
+        return Timestamp(seconds=_NEVER_SECONDS)
+    elapsed = instant - _EPOCH
+    return Timestamp(
+        seconds=elapsed.days * 86_400 + elapsed.seconds, nanos=elapsed.microseconds * 1_000
+    )
+
+
+def _instant(stamp: Timestamp) -> datetime | None:
+    if stamp.seconds <= _NEVER_SECONDS:
+        return None
+    return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)

@@ -1,0 +1,98 @@
+"""What a worker holds, and what can become of it: plain values between the server and the broker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from asynqpy.broker.messages import TaskMessage
+
+#: Seconds a lease lasts from its last extension (asynq's constant: Go's recoverer counts on it).
+LEASE_SECONDS = 30
+
+#: A stamp is a whole number in [1, STAMPS): the fraction of a lease score in units of 1/STAMPS. With 31 bits of
+#: seconds before the point a double still holds 21 bits after it exactly. Go writes whole seconds: stamp 0 is Go's.
+STAMPS = 1 << 21
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """The right to run a task until ``expires_at`` (unix s), proved by ``stamp`` in the lease's score.
+
+    The stamp stays the same through extensions and is new for each dequeue, so a run whose task was given away and
+    taken again, even by the same server, can settle and extend nothing.
+    """
+
+    queue: str
+    id: str
+    stamp: int
+    expires_at: float
+
+    @property
+    def fence(self) -> str:
+        """What a script compares with the stored score before it acts."""
+        return str(self.stamp)
+
+
+@dataclass(slots=True, frozen=True)
+class Delivery:
+    """A task that dequeue handed to this server."""
+
+    message: TaskMessage
+    lease: Lease
+
+
+@dataclass(slots=True, frozen=True)
+class Done:
+    """Delete the task: it succeeded without retention, or was revoked. Counts as processed."""
+
+
+@dataclass(slots=True, frozen=True)
+class Complete:
+    """Keep the task as completed until its retention ends. Counts as processed."""
+
+
+@dataclass(slots=True, frozen=True)
+class Retry:
+    """Try again at ``at`` (unix s). Only a ``counted`` failure uses up an attempt and is counted."""
+
+    at: float
+    error: str
+    counted: bool = True
+
+
+@dataclass(slots=True, frozen=True)
+class Archive:
+    """Keep the task as archived. Counts as processed and failed."""
+
+    error: str
+
+
+@dataclass(slots=True, frozen=True)
+class Requeue:
+    """Put the task back as the next to run; nothing is counted."""
+
+
+Outcome: TypeAlias = Done | Complete | Retry | Archive | Requeue
+
+
+@dataclass(slots=True, frozen=True)
+class Settlement:
+    """An outcome on its way to Redis.
+
+    ``fence`` is the ``Lease.fence`` of the holder, or for a task whose holder died the exact lease score as it was
+    read. ``ended_at`` (unix s) is when the outcome was decided: with it a settlement sent again writes the same bytes.
+    """
+
+    message: TaskMessage
+    fence: str
+    outcome: Outcome
+    ended_at: float
+
+
+@dataclass(slots=True, frozen=True)
+class ExpiredLease:
+    """A task whose lease ran out, and the exact score that says so."""
+
+    message: TaskMessage
+    score: str

@@ -1,0 +1,249 @@
+"""How a redis client is built: plans, made from a URL or from a client that the caller owns.
+
+Every client built here sends a command once (DESIGN §3 rule 9): redis-py would repeat it after a
+lost connection, although Redis may have run it. Answers are bytes in RESP2, which all supported
+versions of redis-py hand over alike; left to themselves, the later ones would speak RESP3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+)
+from redis.backoff import NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
+
+from asynqpy.broker.redis_cluster import SingleShotCluster
+from asynqpy.broker.redis_url import (
+    ClusterUrl,
+    Credentials,
+    Endpoint,
+    RedisUrl,
+    SentinelUrl,
+    SocketUrl,
+    TcpUrl,
+)
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds to open a connection: two lost SYNs (1 + 2 s), and still a quick "no" for a dead host."""
+
+SOCKET_TIMEOUT = 10.0
+"""Seconds to wait for an answer. A batch takes Redis milliseconds; a fork or a slow disk, seconds.
+A third of a lease (30 s), so that an extension that got no answer can be tried again in time."""
+
+MAX_CONNECTIONS = 20
+"""Per client. At a round trip of 1 ms they carry 20,000 commands a second, more than one event
+loop sends; and 500 clients stay within Redis's own limit of 10,000 connections."""
+
+POOL_TIMEOUT = 30.0
+"""Seconds to wait for a free connection. A healthy Redis frees one in milliseconds; this long
+means that three answers in a row timed out, and that is an error rather than a queue."""
+
+Options: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of a redis-py connection."""
+
+
+@dataclass(frozen=True)
+class SinglePlan:
+    """One Redis, by TCP, TLS or unix socket."""
+
+    description: str
+    connection_class: type[AbstractConnection]
+    options: Options = field(repr=False)
+
+    def build(self) -> Redis:
+        pool = BlockingConnectionPool(
+            max_connections=MAX_CONNECTIONS,
+            timeout=POOL_TIMEOUT,
+            connection_class=self.connection_class,
+            **_settings(self.options),
+        )
+        return Redis(connection_pool=pool)
+
+
+@dataclass(frozen=True)
+class SentinelPlan:
+    """The master of a name, wherever the sentinels say it is."""
+
+    description: str
+    connection_class: type[AbstractConnection]
+    options: Options = field(repr=False)
+    master: str
+    sentinels: tuple[Endpoint, ...]
+    sentinel_options: Options = field(repr=False)
+
+    def build(self) -> Redis:
+        sentinel_settings = _settings(self.sentinel_options)
+        sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_settings)  # type: ignore[no-untyped-call]
+        pool = _BlockingSentinelPool(  # type: ignore[no-untyped-call]
+            self.master,
+            sentinel,
+            max_connections=MAX_CONNECTIONS,
+            timeout=POOL_TIMEOUT,
+            connection_class=self.connection_class,
+            **_settings(self.options),
+        )
+        return Redis(connection_pool=pool)
+
+
+class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Asks the sentinels for the master, and waits for a free connection."""
+
+
+@dataclass(frozen=True)
+class ClusterPlan:
+    """A cluster, found through any of its nodes."""
+
+    description: str
+    nodes: tuple[Endpoint, ...]
+    options: Options = field(repr=False)
+
+    def build(self) -> SingleShotCluster:
+        return SingleShotCluster(
+            limit=MAX_CONNECTIONS,
+            startup_nodes=[ClusterNode(node.host, node.port) for node in self.nodes],
+            **_settings(self.options),
+        )
+
+    def one_node(self, node: Endpoint) -> SinglePlan:
+        options = {"host": node.host, "port": node.port, **self.options}
+        tls = options.pop("ssl", False)
+        options.pop("address_remap", None)
+        return SinglePlan(f"{node}/0", SSLConnection if tls else Connection, options)
+
+
+Plan: TypeAlias = SinglePlan | SentinelPlan | ClusterPlan
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """The options over our timeouts, and what holds for every client of ours."""
+    return {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": SOCKET_TIMEOUT,
+        **options,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def plan_of_url(url: RedisUrl) -> Plan:
+    match url:
+        case TcpUrl(endpoint, db):
+            options = {"host": endpoint.host, "port": endpoint.port, "db": db, **_tcp(url)}
+            kind = SSLConnection if url.tls else Connection
+            return SinglePlan(f"{endpoint}/{db}", kind, options)
+        case SocketUrl(path, db, credentials):
+            options = {"path": path, "db": db, **_auth(credentials)}
+            return SinglePlan(f"{path}?db={db}", UnixDomainSocketConnection, options)
+        case SentinelUrl():
+            return _sentinel_plan(url)
+        case ClusterUrl(nodes, credentials):
+            options = {"socket_keepalive": True, **_auth(credentials)}
+            return ClusterPlan(f"cluster {_list(nodes)}", nodes, options)
+
+
+def _tcp(url: TcpUrl) -> Options:
+    verify = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} if url.tls else {}
+    return {"socket_keepalive": True, **verify, **_auth(url.credentials)}
+
+
+def _sentinel_plan(url: SentinelUrl) -> SentinelPlan:
+    return SentinelPlan(
+        f"{url.master}/{url.db} by sentinels {_list(url.sentinels)}",
+        SentinelManagedConnection,
+        {"db": url.db, "socket_keepalive": True, **_auth(url.credentials)},
+        url.master,
+        url.sentinels,
+        {"socket_keepalive": True, **_auth(url.sentinel_credentials)},
+    )
+
+
+def _list(endpoints: tuple[Endpoint, ...]) -> str:
+    return ",".join(str(endpoint) for endpoint in endpoints)
+
+
+def _auth(credentials: Credentials) -> Options:
+    if not credentials:
+        return {}
+    # Not as username= and password=: some versions of redis-py show those in reprs and errors.
+    provider = UsernamePasswordCredentialProvider(credentials.username, credentials.password)
+    return {"credential_provider": provider}
+
+
+def plan_of_client(client: Redis | RedisCluster) -> Plan:
+    """How to build another client for the Redis of this one: same address, user and TLS."""
+    if isinstance(client, RedisCluster):
+        return _plan_of_cluster(client)
+    pool = client.connection_pool
+    options = _kept(pool.connection_kwargs)
+    if isinstance(pool, SentinelConnectionPool):
+        return _plan_of_sentinel_pool(pool, options)
+    host, port = options.get("host", "localhost"), int(options.get("port", 6379))
+    address = f"{options['path']}?db=" if "path" in options else f"{Endpoint(host, port)}/"
+    return SinglePlan(f"{address}{options.get('db', 0)}", pool.connection_class, options)
+
+
+def _plan_of_sentinel_pool(pool: SentinelConnectionPool, options: Options) -> SentinelPlan:
+    manager: Sentinel = pool.sentinel_manager
+    addresses = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+    sentinels = tuple(Endpoint(address["host"], int(address["port"])) for address in addresses)
+    return SentinelPlan(
+        f"{pool.service_name}/{options.get('db', 0)} by sentinels {_list(sentinels)}",
+        pool.connection_class,
+        options,
+        pool.service_name,
+        sentinels,
+        _kept(manager.sentinel_kwargs),
+    )
+
+
+def _plan_of_cluster(cluster: RedisCluster) -> ClusterPlan:
+    manager = cluster.nodes_manager
+    nodes = tuple(Endpoint(node.host, int(node.port)) for node in manager.startup_nodes.values())
+    options = _kept(cluster.connection_kwargs)
+    options.pop("redis_connect_func", None)  # only for reading from replicas
+    if issubclass(cluster.connection_kwargs["connection_class"], SSLConnection):
+        options["ssl"] = True
+    if manager.address_remap:
+        options["address_remap"] = manager.address_remap
+    return ClusterPlan(f"cluster {_list(nodes)}", nodes, options)
+
+
+_KEPT = {
+    "client_name",
+    "credential_provider",
+    "db",
+    "health_check_interval",
+    "host",
+    "path",
+    "port",
+    "redis_connect_func",
+}
+"""With ``socket_…`` and ``ssl…``: what says where Redis is and who asks. The rest of a client's
+options is how it behaves, or belongs to its own pool."""
+
+
+def _kept(options: Options) -> dict[str, Any]:
+    kept = {
+        name: value
+        for name, value in options.items()
+        if value is not None and (name in _KEPT or name.startswith(("socket_", "ssl")))
+    }
+    if "username" in options or "password" in options:
+        kept |= _auth(Credentials(options.get("username"), options.get("password")))
+    return kept

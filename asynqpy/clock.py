@@ -1,0 +1,50 @@
+"""The only place that reads wall time.
+
+asynq takes "now" from the clock of whichever host runs, so hosts that disagree take each other's tasks away (or leave
+dead ones lying). asynqpy's ``Clock`` follows the clock of Redis instead: it is anchored to ``TIME`` at connect and at
+each heartbeat, and runs on the monotonic clock in between, so neither skew nor a jump of the host's clock moves it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+#: A sample whose round trip was longer says little about "now": half of it is the error.
+_WORST_ROUND_TRIP = 2.0
+
+_NANOSECONDS = 1_000_000_000
+
+
+class Clock:
+    """Unix time that agrees with the Redis it was anchored to. Safe to read from any thread."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+        self._anchored_at: float | None = None
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+        return time.monotonic() + self._offset
+
+    def now_ns(self) -> int:
+        """Unix time in nanoseconds, with the precision of a float of seconds (about 0.2 µs)."""
+        return int(self.now() * _NANOSECONDS)
+
+    def today(self) -> str:
+        """The UTC day, ``YYYY-MM-DD``, by which the daily counters are named."""
+        return datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%d")
+
+    def anchor(self, redis_time: float, round_trip: float) -> None:
+        """Follow Redis, whose ``TIME`` (s) has just arrived after a round trip of so many seconds."""
+        if self._anchored_at is not None and round_trip > _WORST_ROUND_TRIP:
+            return
+        monotonic = time.monotonic()
+        self._offset = redis_time + round_trip / 2 - monotonic
+        self._anchored_at = monotonic
+
+    def anchor_age(self) -> float:
+        """Seconds since the clock was last anchored; infinite if never."""
+        if self._anchored_at is None:
+            return float("inf")
+        return time.monotonic() - self._anchored_at

@@ -1,0 +1,108 @@
+"""Every error that asynqpy raises of its own.
+
+    AsynqError
+    ├── BrokerError                    Redis said no, or could not be reached
+    │   ├── BrokerUnavailableError     no connection, or it broke: a write may or may not have happened
+    │   └── BrokerAuthError            Redis refused the user, the password or the command's permission
+    ├── EmbeddedServerError            an embedded Redis could not be found or started
+    ├── DuplicateTaskError             a task of the same type and payload holds the unique lock
+    ├── TaskIdConflictError            a task of the same id exists in the queue
+    ├── TaskNotFoundError
+    ├── QueueNotFoundError
+    ├── QueueNotEmptyError
+    ├── HandlerNotFoundError           no pattern of the ServeMux matches the task's type
+    ├── MalformedMessageError          a record in Redis that no asynq client would write
+    ├── PayloadError                   the payload is not what the handler asked for: archives the task
+    ├── LeaseExpiredError              the task was given away while its handler ran
+    ├── DeadlineExceededError          the handler ran past the task's timeout or deadline
+    ├── TaskCancelledError             somebody asked for the running task to be cancelled
+    ├── ServerClosedError              the server was shut down and cannot be started again
+    ├── SkipRetry                      raised by a handler: archive now
+    └── RevokeTask                     raised by a handler: drop the task
+
+Bad arguments are plain ``ValueError`` and ``TypeError``, raised before anything is sent.
+"""
+
+from __future__ import annotations
+
+
+class AsynqError(Exception):
+    """The root of the tree above."""
+
+
+class BrokerError(AsynqError):
+    """Redis refused a command, or answered what no asynq server would."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """Redis could not be reached, or the connection broke before the answer came.
+
+    A write that was under way may have happened or not; asynqpy never repeats it silently.
+    """
+
+
+class BrokerAuthError(BrokerError):
+    """Redis refused the user name, the password, or a command that the user's ACL does not allow."""
+
+
+class EmbeddedServerError(AsynqError):
+    """No Redis or Valkey server binary was found, or the one found did not start."""
+
+
+class DuplicateTaskError(AsynqError):
+    """The unique lock of the task is held by another task."""
+
+
+class TaskIdConflictError(AsynqError):
+    """The queue already has a task of this id, in whatever state."""
+
+
+class TaskNotFoundError(AsynqError):
+    """The queue has no task of this id."""
+
+
+class QueueNotFoundError(AsynqError):
+    """No queue of this name was ever enqueued to."""
+
+
+class QueueNotEmptyError(AsynqError):
+    """The queue still holds tasks, so it is not removed without force."""
+
+
+class HandlerNotFoundError(AsynqError):
+    """No handler is registered for the type of the task: an ordinary failure, retried."""
+
+
+class MalformedMessageError(AsynqError):
+    """A record in Redis that does not decode; it is set aside with its bytes, never deleted."""
+
+
+class PayloadError(AsynqError):
+    """The payload does not decode into the type asked for.
+
+    Retrying cannot help, so a task that fails with it is archived at once.
+    """
+
+
+class LeaseExpiredError(AsynqError):
+    """The lease on a task ran out or passed to another worker while the handler ran."""
+
+
+class DeadlineExceededError(AsynqError):
+    """The handler ran past the timeout or the deadline of its task."""
+
+
+class TaskCancelledError(AsynqError):
+    """The running task was cancelled on request."""
+
+
+class ServerClosedError(AsynqError):
+    """The server was shut down; make a new one to start again."""
+
+
+class SkipRetry(AsynqError):
+    """Raised by a handler, or as the ``__cause__`` of what it raises: archive the task now."""
+
+
+class RevokeTask(AsynqError):
+    """Raised by a handler, or as the ``__cause__`` of what it raises: drop the task for good."""

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as synchronous
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
+
+from asynqpy.broker.connection import Connection
+from tests.broker.conftest import Deployment
+from tests.eventually import eventually
+from tests.redis_process import (
+    HOST,
+    ClusterProcesses,
+    RedisProcess,
+    free_port,
+    start_redis,
+    start_sentinel,
+)
+
+PASSWORD = "p@ss/w:rd"
+ENCODED = "p%40ss%2Fw%3Ard"
+
+
+async def write_and_read(connection: Connection) -> bytes:
+    await connection.client.execute_command("SET", "key", "value")
+    value: bytes = await connection.client.execute_command("GET", "key")
+    return value
+
+
+async def use(url: str) -> bytes:
+    connection = Connection.open(url)
+    try:
+        return await write_and_read(connection)
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
+    """A Redis with a password, a user ``ann`` with another, and a unix socket."""
+    folder = tmp_path_factory.mktemp("guarded")
+    acl = ("--user", "ann", "on", ">s3cret", "~*", "&*", "+@all")
+    with start_redis(
+        "--requirepass", PASSWORD, *acl, "--unixsocket", "redis.sock", cwd=folder
+    ) as server:
+        yield server
+
+
+async def test_every_shape_of_redis_is_reached(deployment: Deployment) -> None:
+    assert await use(deployment.url) == b"value"
+
+
+async def test_a_password_or_a_user_opens_redis(guarded: RedisProcess) -> None:
+    assert await use(f"redis://:{ENCODED}@{guarded.address}") == b"value"
+    assert await use(f"redis://ann:s3cret@{guarded.address}/1") == b"value"
+
+
+async def test_a_unix_socket_is_reached(guarded: RedisProcess) -> None:
+    path = guarded.folder / "redis.sock"
+    assert await use(f"redis-socket://:{ENCODED}@{path}?db=2") == b"value"
+    assert await use(f"unix://ann:s3cret@{path}") == b"value"
+
+
+async def test_databases_are_apart(redis_url: str) -> None:
+    await use(redis_url.removesuffix("/0") + "/3")
+    connection = Connection.open(redis_url)
+    assert await connection.client.execute_command("DBSIZE") == 0
+    await connection.close()
+
+
+async def test_sentinels_and_their_redis_may_have_different_passwords(
+    guarded: RedisProcess,
+) -> None:
+    monitoring = ("sentinel auth-user mymaster ann", "sentinel auth-pass mymaster s3cret")
+    with start_sentinel(guarded.port, "mymaster", 1, "requirepass watch", *monitoring) as sentinel:
+        url = f"redis-sentinel://ann:s3cret@{sentinel.address}?master=mymaster"
+        assert await use(f"{url}&sentinel_password=watch") == b"value"
+        with pytest.raises(RedisError):
+            await use(url)
+
+
+async def test_an_embedded_server_is_started_once_for_all_siblings() -> None:
+    connection = Connection.open("embedded://")
+    sibling = connection.sibling()
+    assert await write_and_read(connection) == b"value"
+    assert await sibling.client.execute_command("GET", "key") == b"value"
+    assert sibling.description == connection.description
+    await sibling.close()
+    await connection.close()
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """The port of a Redis that speaks TLS, and the certificate of the CA that vouches for it."""
+    folder = tmp_path_factory.mktemp("tls")
+    make_certificates(folder)
+    port = free_port()
+    files = ("--tls-cert-file", "redis.crt", "--tls-key-file", "redis.key")
+    options = ("--tls-ca-cert-file", "ca.crt", "--tls-auth-clients", "no")
+    with start_redis("--tls-port", str(port), *files, *options, cwd=folder):
+        yield port, folder / "ca.crt"
+
+
+def make_certificates(folder: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+
+    def openssl(*args: str) -> None:
+        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=CA")
+    openssl("req", *new_key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis")
+    (folder / "names").write_text(f"subjectAltName=IP:{HOST}")
+    ca = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
+    openssl("x509", "-req", "-in", "redis.csr", *ca, "-extfile", "names", "-out", "redis.crt")
+
+
+async def test_tls_trusts_no_certificate_of_an_unknown_authority(tls: tuple[int, Path]) -> None:
+    with pytest.raises(RedisError, match="CERTIFICATE_VERIFY_FAILED"):
+        await use(f"rediss://{HOST}:{tls[0]}")
+
+
+async def test_tls_is_used_with_a_certificate_that_is_trusted(
+    tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+    assert await use(f"rediss://{HOST}:{tls[0]}") == b"value"
+
+
+async def test_tls_takes_a_certificate_for_its_own_host_only(
+    tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+    with pytest.raises(RedisError, match=r"[Hh]ostname mismatch"):
+        await use(f"rediss://localhost:{tls[0]}")
+
+
+CallersClient = Redis | RedisCluster
+MakeClient = Callable[..., CallersClient]
+
+
+@pytest.fixture
+async def callers(deployment: Deployment) -> AsyncIterator[MakeClient]:
+    """Makes a client as a user of redis-py would, for each shape of Redis; closes it at the end."""
+    clients: list[Any] = []
+
+    def make(**options: Any) -> CallersClient:
+        clients.extend(callers_clients(deployment, **options))
+        client: CallersClient = clients[-1]
+        return client
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+def callers_clients(deployment: Deployment, **options: Any) -> list[CallersClient]:
+    """The client that its owner hands over, after those that it needs."""
+    scheme, _, address = deployment.url.partition("://")
+    host, port = address.split("/")[0].split(",")[0].split(":")
+    if scheme == "redis-cluster":
+        return [RedisCluster(host, int(port), **options)]
+    if scheme == "redis-sentinel":
+        sentinel = Sentinel([(host, int(port))])  # type: ignore[no-untyped-call]
+        return [*sentinel.sentinels, sentinel.master_for("mymaster", **options)]
+    return [Redis.from_url(deployment.url, **options)]
+
+
+async def connection_ids(client: CallersClient) -> set[int]:
+    answer = await client.execute_command("CLIENT ID", target_nodes="primaries")
+    return set(answer.values()) if isinstance(answer, dict) else {answer}
+
+
+async def test_a_clients_owner_closes_it(callers: MakeClient) -> None:
+    client = callers()
+    before = await connection_ids(client)
+    connection = Connection.open(client)
+    assert connection.client is client
+    assert await write_and_read(connection) == b"value"
+    await connection.close()
+    assert await connection_ids(client) == before
+
+
+async def test_a_sibling_lives_on_another_threads_loop(
+    callers: MakeClient, deployment: Deployment
+) -> None:
+    for source in (deployment.url, callers()):
+        connection = Connection.open(source)
+        await write_and_read(connection)
+        sibling = connection.sibling()
+
+        async def read_elsewhere(sibling: Connection = sibling) -> bytes:
+            value: bytes = await sibling.client.execute_command("GET", "key")
+            await sibling.close()
+            return value
+
+        assert await asyncio.to_thread(lambda: asyncio.run(read_elsewhere())) == b"value"
+        assert sibling.client is not connection.client
+        assert sibling.description == connection.description
+        assert sibling.is_cluster is connection.is_cluster
+        await connection.close()
+
+
+async def test_a_sibling_has_the_user_the_database_and_the_tls_of_its_client(
+    guarded: RedisProcess, tls: tuple[int, Path]
+) -> None:
+    user = Redis(host=HOST, port=guarded.port, username="ann", password="s3cret", db=4)
+    secure = Redis(host=HOST, port=tls[0], ssl=True, ssl_ca_certs=str(tls[1]), db=4)
+    unix = Redis(unix_socket_path=str(guarded.folder / "redis.sock"), password=PASSWORD, db=4)
+    for client in (user, secure, unix):
+        sibling = Connection.open(client).sibling()
+        await client.set("where", sibling.description)
+        value = await sibling.client.execute_command("GET", "where")
+        assert value.decode() == sibling.description
+        await sibling.close()
+        await client.aclose()
+
+
+async def test_what_is_closed_has_no_connection_left(deployment: Deployment) -> None:
+    connection = Connection.open(deployment.url)
+    await asyncio.gather(*(connection.client.execute_command("GET", "key") for _ in range(9)))
+    await connection.close()
+    await connection.close()
+
+    def others() -> list[str]:
+        lists = deployment.ask_all("CLIENT LIST", "TYPE", "normal")
+        return [entry for entries in lists for entry in entries if "client|list" not in str(entry)]
+
+    await eventually(lambda: not [c for c in others() if "lib-name=redis-py(asyncio" in str(c)])
+    await eventually(lambda: not [c for c in others() if "'cmd': 'get'" in str(c)])
+
+
+async def test_one_node_hears_what_is_published_anywhere(deployment: Deployment) -> None:
+    connection = Connection.open(deployment.url)
+    listener = await connection.one_node()
+    assert isinstance(listener.client, Redis)
+    async with listener.client.pubsub(ignore_subscribe_messages=True) as subscription:
+        await subscription.subscribe("news")
+        await subscription.get_message(timeout=5)
+        for server in deployment.servers:
+            server.ask("PUBLISH", "news", str(server.port))
+        heard: set[int] = set()
+        while len(heard) < len(deployment.servers):
+            message = await subscription.get_message(timeout=5)
+            if message:
+                heard.add(int(message["data"]))
+    assert heard == {server.port for server in deployment.servers}
+    await listener.close()
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "description"),
+    [
+        ("redis://:s3cret@[::1]", "[::1]:6379/0"),
+        ("rediss://ann:s3cret@h:1/2", "h:1/2"),
+        ("unix://:s3cret@/run/r.sock?db=3", "/run/r.sock?db=3"),
+        ("redis-sentinel://:s3cret@h1,h2:2/4?master=m", "m/4 by sentinels h1:26379,h2:2"),
+        ("redis-cluster://:s3cret@h1,h2:2", "cluster h1:6379,h2:2"),
+    ],
+)
+async def test_nothing_shows_the_password(url: str, description: str) -> None:
+    connection = Connection.open(url)
+    assert connection.description == description
+    for thing in (connection, connection._plan, connection.client):
+        assert "s3cret" not in repr(thing)
+    await connection.close()
+
+
+async def refusal(use: Awaitable[object]) -> str:
+    with pytest.raises(RedisError) as refused:
+        await use
+    return "".join(traceback.format_exception(refused.value))
+
+
+async def test_errors_do_not_show_the_password(
+    guarded: RedisProcess, cluster: ClusterProcesses
+) -> None:
+    closed = f"{HOST}:{free_port()}"
+    for url in (
+        f"redis://:hidden@{guarded.address}",
+        f"redis://ann:hidden@{guarded.address}",
+        f"redis://:hidden@{closed}",
+        f"redis-socket://:hidden@{guarded.folder}/none.sock",
+        f"redis-sentinel://:hidden@{closed}?master=m",
+        f"redis-cluster://:hidden@{closed}",
+        f"redis-cluster://:hidden@{guarded.address}",
+    ):
+        assert "hidden" not in (await refusal(use(url))).replace(url, "")
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "complaint"),
+    [
+        (None, TypeError, "not NoneType"),
+        (6379, TypeError, "not int"),
+        (b"redis://h", TypeError, "not bytes"),
+        (object(), TypeError, "not object"),
+        (synchronous.Redis(), TypeError, "redis.asyncio"),
+        (Redis().pipeline(), TypeError, "not Pipeline"),
+        (Redis(decode_responses=True), ValueError, "decode_responses"),
+        (RedisCluster("h", decode_responses=True), ValueError, "decode_responses"),
+        ("embedded://?x", ValueError, "no query"),
+        ("http://h", ValueError, "embedded://"),
+    ],
+    ids=str,
+)
+def test_what_is_no_redis_is_refused(source: Any, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=complaint):
+        Connection.open(source)
