@@ -1,0 +1,107 @@
+"""The Client: puts tasks into Redis for whichever server, Python or Go, serves their queue."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self, Unpack
+
+from asynqpy import options as task_options
+from asynqpy.broker.broker import Broker
+from asynqpy.broker.connection import RedisSource
+from asynqpy.errors import AsynqError, BrokerError
+from asynqpy.options import Draft, TaskOptions
+from asynqpy.task import Task, TaskInfo
+
+
+class Client:
+    """Enqueues tasks. One client serves a whole application; any number of coroutines may use it at once.
+
+    ``redis`` is a URL (``redis://``, ``rediss://``, ``redis-socket://`` or ``unix://``, ``redis-sentinel://``,
+    ``redis-cluster://``, ``embedded://``) or a ``redis.asyncio`` client, which stays yours to close. Raises
+    ``ValueError`` or ``TypeError`` for anything else; nothing is sent before the first call.
+
+        async with Client("redis://localhost:6379") as client:
+            info = await client.enqueue(Task("email:welcome", {"user_id": 42}), queue="critical")
+    """
+
+    def __init__(self, redis: RedisSource) -> None:
+        self._broker = Broker(redis)
+
+    def __repr__(self) -> str:
+        return f"<Client {self._broker!r}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def enqueue(self, task: Task, **options: Unpack[TaskOptions]) -> TaskInfo:
+        """Enqueue a task, to run now, later (``process_at``, ``process_in``) or with its ``group``.
+
+        ``options`` override those of the task; headers are merged. Defaults: queue ``"default"``, 25 retries, 30 min
+        timeout, a random id.
+
+        Raises ``DuplicateTaskError`` (``unique``), ``TaskIdConflictError`` (``task_id``), ``ValueError`` or
+        ``TypeError`` before anything is sent, and ``BrokerError``. After ``BrokerUnavailableError`` the task may have
+        been stored: enqueue again under a ``task_id`` of your own to be sure of at most one.
+        """
+        (outcome,) = await self._enqueue([task], options)
+        if isinstance(outcome, AsynqError):
+            raise outcome
+        return outcome
+
+    async def enqueue_many(
+        self, tasks: Iterable[Task], **options: Unpack[TaskOptions]
+    ) -> list[TaskInfo | AsynqError]:
+        """Enqueue tasks in one round trip; answers in their order the ``TaskInfo`` of each, or why it was refused.
+
+        Reasons are ``DuplicateTaskError``, ``TaskIdConflictError`` and ``BrokerError``; one task's does not stop the
+        others. ``options`` override those of every task. Raises ``ValueError`` or ``TypeError`` before anything is sent
+        when an option is wrong.
+        """
+        return await self._enqueue(list(tasks), options)
+
+    async def ping(self) -> None:
+        """Raise ``BrokerError`` unless Redis answers."""
+        await self._broker.ping()
+
+    async def close(self) -> None:
+        """Close the connections, unless a client of yours brought them. Idempotent."""
+        await self._broker.close()
+
+    async def _enqueue(
+        self, tasks: list[Task], options: TaskOptions
+    ) -> list[TaskInfo | AsynqError]:
+        task_options.validate(options)
+        merged = [_merge(task, options) for task in tasks]
+        token = uuid.uuid4().hex
+        try:
+            await self._broker.keep_clock()
+            now = self._broker.clock.now()
+            drafts = [
+                task_options.draft(task.type, task.payload, of_task, now, token=f"{token}:{place}")
+                for place, (task, of_task) in enumerate(zip(tasks, merged, strict=True))
+            ]
+            refusals = await self._broker.enqueue([draft.task for draft in drafts])
+        except BrokerError as error:
+            return [error] * len(tasks)
+        return [refusal or _info(draft) for draft, refusal in zip(drafts, refusals, strict=True)]
+
+
+def _merge(task: Task, options: TaskOptions) -> TaskOptions:
+    if not isinstance(task, Task):
+        raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
+    return task_options.merge(task.options, options) if options else task.options
+
+
+def _info(draft: Draft) -> TaskInfo:
+    new = draft.task
+    return TaskInfo.of(new.message, new.state, next_process_at=draft.next_process_at)

@@ -1,0 +1,240 @@
+"""Options of a task: what may be given, what it must be, and how it becomes a task on the wire."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias, TypedDict
+
+from asynqpy.broker import keys
+from asynqpy.broker.messages import INT32_MAX, TaskMessage, TaskState
+from asynqpy.broker.producing import NewTask
+
+#: asynq's defaults.
+DEFAULT_QUEUE = "default"
+DEFAULT_MAX_RETRY = 25
+DEFAULT_TIMEOUT = 30 * 60
+
+#: No duration may be longer (s): a century keeps every instant within four-digit years, which asynqmon needs.
+_LONGEST = 100 * 366 * 86_400
+
+Duration: TypeAlias = timedelta | float
+
+
+class TaskOptions(TypedDict, total=False):
+    """Options of ``Task`` and of ``Client.enqueue``, which override those of the task.
+
+    Durations are ``timedelta`` or seconds, instants timezone-aware ``datetime``. The wire holds whole seconds:
+    durations are rounded up, instants down.
+    """
+
+    #: Queue name; default ``"default"``.
+    queue: str
+    #: Id of the task; default a random UUID. An id in use, in whatever state, is refused.
+    task_id: str
+    #: Failures after which the task is archived instead of tried again, 0 or more; default 25.
+    max_retry: int
+    #: Longest run of one attempt. 0 or absent: 30 min, or no limit but the deadline where one is given.
+    timeout: Duration
+    #: Instant after which the task is not to run any more.
+    deadline: datetime
+    #: Instant before which the task is not to run. Shares its place with ``process_in``; the one given last counts.
+    process_at: datetime
+    #: Delay before the task is to run.
+    process_in: Duration
+    #: Refuse the task while another of this type, payload and queue holds the lock, at most so long.
+    unique: Duration
+    #: How long to keep the task, and its result, after success; default 0.
+    retention: Duration
+    #: Collect the task with others of the group for an aggregator.
+    group: str
+    #: Metadata; merged over the headers of the task.
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A new task and what its ``TaskInfo`` will say of it."""
+
+    task: NewTask
+    next_process_at: float | None
+
+
+def merge(base: TaskOptions, over: TaskOptions) -> TaskOptions:
+    """Options of the task first, those of the call over them."""
+    merged = TaskOptions(**{**base, **over})
+    if "process_in" in over and "process_at" not in over:
+        merged.pop("process_at", None)
+    if "process_at" in over:
+        merged.pop("process_in", None)
+    headers = {**base.get("headers", {}), **over.get("headers", {})}
+    if headers:
+        merged["headers"] = headers
+    return merged
+
+
+def validate(options: TaskOptions) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for an option that is not what it must be."""
+    unknown = options.keys() - _CHECKS.keys()
+    if unknown:
+        names = ", ".join(sorted(_CHECKS))
+        raise TypeError(f"unknown task option {sorted(unknown)[0]!r}; there are {names}")
+    for name, value in options.items():
+        _CHECKS[name](name, value)
+
+
+def check_text(name: str, value: object) -> str:
+    """A name that is not blank and valid UTF-8, else ``ValueError`` or ``TypeError``."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {type(value).__name__}")
+    if not value.strip():
+        raise ValueError(f"{name} must not be blank")
+    _check_utf8(name, value)
+    return value
+
+
+def check_queue(name: str, value: object) -> str:
+    """A queue's name: not blank, and without the braces that Redis Cluster reads as a hash tag."""
+    queue = check_text(name, value)
+    if "{" in queue or "}" in queue:
+        raise ValueError(
+            f"{name} {queue!r} must not contain braces: Redis Cluster reads them as a hash tag"
+        )
+    return queue
+
+
+def check_headers(name: str, value: object) -> Mapping[str, str]:
+    """Text to text."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of str to str, not {type(value).__name__}")
+    for key, text in value.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"{name} must map str to str, not {key!r} to {text!r}")
+        _check_utf8(f"{name} key", key)
+        _check_utf8(f"{name}[{key!r}]", text)
+    return value
+
+
+def seconds(name: str, value: object) -> float:
+    """A duration of 0 or more as seconds."""
+    if isinstance(value, timedelta):
+        length = value.total_seconds()
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        length = float(value)
+    else:
+        raise TypeError(f"{name} must be a timedelta or seconds, not {type(value).__name__}")
+    if not 0 <= length <= _LONGEST:
+        raise ValueError(f"{name} must be between 0 and 100 years, not {value!r}")
+    return length
+
+
+def draft(
+    task_type: str, payload: bytes | None, options: TaskOptions, now: float, *, token: str = ""
+) -> Draft:
+    """Lay valid options out as a task on the wire. Raises ``ValueError`` for a deadline that has passed.
+
+    ``now`` is unix s. ``token`` stands for this attempt when the caller chose the id (see ``enqueue.lua``).
+    """
+    queue = options.get("queue", DEFAULT_QUEUE)
+    process_at = _process_at(options, now)
+    state, score = _entrance(options, process_at, now)
+    lock_ttl = _lock_ttl(options, process_at - now if state is TaskState.SCHEDULED else 0.0)
+    timeout, deadline = _limits(options, now)
+    message = TaskMessage(
+        type=task_type,
+        payload=payload or b"",
+        id=options.get("task_id") or str(uuid.uuid4()),
+        queue=queue,
+        max_retry=options.get("max_retry", DEFAULT_MAX_RETRY),
+        timeout=timeout,
+        deadline=deadline,
+        unique_key=keys.unique(queue, task_type, payload) if lock_ttl else "",
+        retention=math.ceil(seconds("retention", options.get("retention", 0))),
+        group_key=options.get("group", ""),
+        headers=dict(options.get("headers", {})),
+    )
+    next_process_at = None if state is TaskState.AGGREGATING else max(process_at, now)
+    new_task = NewTask(message, state, score, lock_ttl, token if "task_id" in options else "")
+    return Draft(new_task, next_process_at)
+
+
+def _process_at(options: TaskOptions, now: float) -> float:
+    if "process_in" in options:
+        return now + seconds("process_in", options["process_in"])
+    if "process_at" in options:
+        return options["process_at"].timestamp()
+    return now
+
+
+def _entrance(options: TaskOptions, process_at: float, now: float) -> tuple[TaskState, int]:
+    """Where the task goes, and its score there. A delayed task waits in ``scheduled`` even with a group."""
+    if process_at > now:
+        return TaskState.SCHEDULED, int(process_at)
+    if "group" in options:
+        return TaskState.AGGREGATING, int(now)
+    return TaskState.PENDING, 0
+
+
+def _lock_ttl(options: TaskOptions, delay: float) -> int:
+    """Whole seconds, never shorter than asked for: the lock covers the delay too."""
+    if "unique" not in options:
+        return 0
+    return math.ceil(delay + seconds("unique", options["unique"]))
+
+
+def _limits(options: TaskOptions, now: float) -> tuple[int, int]:
+    """Timeout and deadline of the wire; one of them is always set, as Go asks for."""
+    timeout = math.ceil(seconds("timeout", options.get("timeout", 0)))
+    if "deadline" not in options:
+        return timeout or DEFAULT_TIMEOUT, 0
+    deadline = options["deadline"].timestamp()
+    if deadline <= now:
+        raise ValueError(f"the deadline {options['deadline'].isoformat()} has passed")
+    # Rounded down like any instant, but not into the past: that would fail the task before it starts.
+    return timeout, max(int(deadline), int(now) + 1)
+
+
+def _check_utf8(name: str, text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} is not valid Unicode: {error.reason}") from None
+
+
+def _check_max_retry(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value <= INT32_MAX:
+        raise ValueError(f"{name} must be between 0 and {INT32_MAX}, not {value}")
+
+
+def _check_instant(name: str, value: object) -> None:
+    if not isinstance(value, datetime):
+        raise TypeError(f"{name} must be a datetime, not {type(value).__name__}")
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError(
+            f"{name} must have a time zone; write datetime.now(UTC), not datetime.now()"
+        )
+
+
+def _check_unique(name: str, value: object) -> None:
+    if seconds(name, value) == 0:
+        raise ValueError(f"{name} must be longer than 0: it is how long the lock lasts")
+
+
+_CHECKS: Mapping[str, Any] = {
+    "queue": check_queue,
+    "task_id": check_text,
+    "max_retry": _check_max_retry,
+    "timeout": seconds,
+    "deadline": _check_instant,
+    "process_at": _check_instant,
+    "process_in": seconds,
+    "unique": _check_unique,
+    "retention": seconds,
+    "group": check_text,
+    "headers": check_headers,
+}

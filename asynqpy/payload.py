@@ -1,0 +1,63 @@
+"""Payloads: bytes on the wire, JSON for whoever does not care for bytes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeVar
+
+import msgspec
+
+from asynqpy.errors import PayloadError
+
+T = TypeVar("T")
+
+
+def encode(payload: object) -> bytes | None:
+    """Bytes of a payload: bytes as they are, text as UTF-8, anything else as JSON, ``None`` as none at all.
+
+    JSON takes dict, list, tuple, str, numbers, bool, dataclasses, ``msgspec.Struct`` and pydantic models; datetimes,
+    UUIDs and enums as msgspec writes them. Raises ``TypeError`` or ``ValueError`` for what JSON cannot hold.
+    """
+    if payload is None:
+        return None
+    if isinstance(payload, bytes | bytearray | memoryview):
+        return bytes(payload)
+    if isinstance(payload, str):
+        return payload.encode("utf-8")
+    data = msgspec.json.encode(payload, enc_hook=_encode_unknown)
+    # msgspec writes NaN and infinities as null: the handler would read a different payload than was given.
+    if b"null" in data:
+        _refuse_non_finite(msgspec.to_builtins(payload, enc_hook=_encode_unknown))
+    return data
+
+
+def decode(data: bytes, model: Any) -> Any:
+    """Read JSON as ``model``: a dataclass, ``msgspec.Struct``, ``TypedDict``, pydantic model or any type msgspec knows.
+
+    Raises ``PayloadError`` naming what is wrong and where.
+    """
+    try:
+        if hasattr(model, "model_validate_json"):
+            return model.model_validate_json(data)
+        return msgspec.json.decode(data, type=model)
+    except (ValueError, msgspec.DecodeError) as error:
+        name = getattr(model, "__name__", None) or str(model)
+        raise PayloadError(f"the payload is not JSON of {name}: {error}") from error
+
+
+def _encode_unknown(value: Any) -> Any:
+    """msgspec asks here about types it does not know."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
+
+
+def _refuse_non_finite(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number that JSON can hold")
+    if isinstance(value, dict):
+        for item in value.values():
+            _refuse_non_finite(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_non_finite(item)

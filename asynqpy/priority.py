@@ -1,0 +1,93 @@
+"""How many tasks to ask of each queue: pure arithmetic, no Redis."""
+
+from __future__ import annotations
+
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+
+class Priority(ABC):
+    """Divides free permits among queues, knowing what each was last seen to hold back.
+
+    That knowledge is one round trip old, so it only orders the queues: permits left over after it are still offered,
+    and every queue is named in the answer (with 0 it only tells its backlog), so none is forgotten.
+    """
+
+    def __init__(self, queues: Mapping[str, int]) -> None:
+        self._weights = dict(queues)
+
+    @abstractmethod
+    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
+        """Tasks to ask of each queue, ``permits`` in all. ``backlog``: tasks last seen pending there."""
+
+
+class StrictPriority(Priority):
+    """A queue is served only when those above it are empty. Equal priorities keep their given order."""
+
+    def __init__(self, queues: Mapping[str, int]) -> None:
+        super().__init__(queues)
+        self._order = sorted(queues, key=lambda queue: -queues[queue])
+
+    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
+        shares = dict.fromkeys(self._order, 0)
+        for queue in self._order:
+            shares[queue] = min(permits, backlog.get(queue, 0))
+            permits -= shares[queue]
+        shares[self._order[0]] += permits
+        return shares
+
+
+class WeightedPriority(Priority):
+    """Backed-up queues share the permits in proportion to their weights; an idle queue's share goes to the others.
+
+    Stride scheduling: serving a queue once moves its pass on by 1/weight, and the queue with the lowest pass is next.
+    So the proportion holds exactly over time, even when permits come one by one.
+    """
+
+    def __init__(self, queues: Mapping[str, int]) -> None:
+        super().__init__(queues)
+        self._passes = dict.fromkeys(queues, 0.0)
+
+    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
+        shares = dict.fromkeys(self._weights, 0)
+        waiting = {queue: backlog.get(queue, 0) for queue in self._weights}
+        self._forget_idle(waiting)
+        permits -= self._serve(permits, self._passes, waiting, shares)
+        # What is left goes out on the chance that tasks have just arrived, and is not held against a queue.
+        anything = dict.fromkeys(self._weights, permits)
+        self._serve(permits, dict.fromkeys(self._weights, 0.0), anything, shares)
+        return shares
+
+    def _serve(
+        self,
+        permits: int,
+        passes: dict[str, float],
+        waiting: dict[str, int],
+        shares: dict[str, int],
+    ) -> int:
+        """Hand permits to waiting queues, lowest pass first; answers how many were handed out."""
+        heap = [
+            (passes[queue], place, queue) for place, queue in enumerate(waiting) if waiting[queue]
+        ]
+        heapq.heapify(heap)
+        served = 0
+        while heap and served < permits:
+            lowest, place, queue = heap[0]
+            shares[queue] += 1
+            waiting[queue] -= 1
+            served += 1
+            passes[queue] = lowest + 1 / self._weights[queue]
+            if waiting[queue]:
+                heapq.heapreplace(heap, (passes[queue], place, queue))
+            else:
+                heapq.heappop(heap)
+        return served
+
+    def _forget_idle(self, waiting: Mapping[str, int]) -> None:
+        """A queue without work earns no right to a burst later: it rejoins level with the least served."""
+        busy = [self._passes[queue] for queue, count in waiting.items() if count]
+        level = min(busy, default=0.0)
+        for queue, count in waiting.items():
+            if not count:
+                self._passes[queue] = max(self._passes[queue], level)

@@ -1,0 +1,216 @@
+"""A task in its three lives: ``Task`` is enqueued, ``ActiveTask`` is handled, ``TaskInfo`` is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from asynqpy import options as task_options
+from asynqpy import payload as payloads
+from asynqpy.broker.messages import TaskMessage, TaskState
+from asynqpy.options import TaskOptions
+
+__all__ = ["ActiveTask", "CancelCause", "Task", "TaskInfo", "TaskState", "current_task"]
+
+if TYPE_CHECKING:
+    from asynqpy.handler import HandlerThread
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class Task:
+    """A task to enqueue: its type, its payload, and options that hold wherever it is enqueued.
+
+    ``payload`` is bytes or str as they are, or anything JSON can hold (dict, list, dataclass, ``msgspec.Struct``,
+    pydantic model), encoded here, once. ``options`` are those of ``TaskOptions``; those given to ``enqueue`` override
+    them.
+
+    Raises ``ValueError`` or ``TypeError`` for a blank type, a payload that JSON cannot hold, or an option that makes no
+    sense.
+
+        Task("email:welcome", {"user_id": 42}, max_retry=5, timeout=timedelta(seconds=20))
+    """
+
+    type: str
+    payload: bytes | None
+    headers: Mapping[str, str]
+    options: TaskOptions
+
+    def __init__(self, type: str, payload: object = None, **options: Unpack[TaskOptions]) -> None:
+        task_options.check_text("type", type)
+        task_options.validate(options)
+        try:
+            data = payloads.encode(payload)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            kind = ValueError if isinstance(error, ValueError) else TypeError
+            raise kind(
+                f"the payload of a {type!r} task must be bytes, str or what JSON can hold: {error}"
+            ) from error
+        object.__setattr__(self, "type", type)
+        object.__setattr__(self, "payload", data)
+        object.__setattr__(self, "headers", dict(options.get("headers", {})))
+        object.__setattr__(self, "options", options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """What Redis knows of a task.
+
+    Durations and instants that are not set are ``None``. ``retried`` counts failures so far. ``next_process_at`` is
+    when a pending (now), scheduled or retry task is next to run. ``is_orphaned``: active, but its lease has run out.
+    """
+
+    id: str
+    queue: str
+    type: str
+    payload: bytes
+    headers: Mapping[str, str]
+    state: TaskState
+    max_retry: int
+    retried: int = 0
+    last_error: str = ""
+    last_failed_at: datetime | None = None
+    timeout: timedelta | None = None
+    deadline: datetime | None = None
+    group: str = ""
+    next_process_at: datetime | None = None
+    is_orphaned: bool = False
+    retention: timedelta | None = None
+    completed_at: datetime | None = None
+    result: bytes | None = None
+
+    @classmethod
+    def of(
+        cls,
+        message: TaskMessage,
+        state: TaskState,
+        *,
+        next_process_at: float | None = None,
+        is_orphaned: bool = False,
+        result: bytes | None = None,
+    ) -> TaskInfo:
+        """Lay a message out; ``next_process_at`` is unix s."""
+        return cls(
+            id=message.id,
+            queue=message.queue,
+            type=message.type,
+            payload=message.payload,
+            headers=message.headers,
+            state=state,
+            max_retry=message.max_retry,
+            retried=message.retried,
+            last_error=message.error_msg,
+            last_failed_at=_instant(message.last_failed_at),
+            timeout=_duration(message.timeout),
+            deadline=_instant(message.deadline),
+            group=message.group_key,
+            next_process_at=_instant(next_process_at),
+            is_orphaned=is_orphaned,
+            retention=_duration(message.retention),
+            completed_at=_instant(message.completed_at),
+            result=result,
+        )
+
+
+class CancelCause(StrEnum):
+    """Why the queue cancelled a handler: ``ActiveTask.cancel_cause``, and ``args[0]`` of the ``CancelledError``."""
+
+    REQUESTED = "cancel requested"
+    DEADLINE = "deadline exceeded"
+    LEASE_LOST = "lease lost"
+    SHUTDOWN = "server shutdown"
+
+
+class ActiveTask:
+    """A task while its handler runs.
+
+    ``retried`` counts the failures before this attempt; ``deadline`` is when this attempt is cut off, UTC.
+    ``cancel_cause`` says why the queue cancelled it, if it did; ``thread`` is where a plain ``def`` handler runs.
+    """
+
+    __slots__ = (
+        "_write_result",
+        "cancel_cause",
+        "deadline",
+        "headers",
+        "id",
+        "max_retry",
+        "payload",
+        "queue",
+        "retried",
+        "thread",
+        "type",
+    )
+
+    def __init__(
+        self,
+        message: TaskMessage,
+        *,
+        deadline: datetime,
+        write_result: Callable[[bytes], Awaitable[None]],
+    ) -> None:
+        self.type = message.type
+        self.payload = message.payload
+        self.headers: Mapping[str, str] = message.headers
+        self.id = message.id
+        self.queue = message.queue
+        self.retried = message.retried
+        self.max_retry = message.max_retry
+        self.deadline = deadline
+        self.cancel_cause: CancelCause | None = None
+        self.thread: HandlerThread | None = None
+        self._write_result = write_result
+
+    def __repr__(self) -> str:
+        attempt = f"{self.retried + 1} of {self.max_retry + 1}"
+        return f"<ActiveTask {self.type} {self.id} in {self.queue}, attempt {attempt}>"
+
+    @overload
+    def json(self) -> Any: ...
+
+    @overload
+    def json(self, model: type[T]) -> T: ...
+
+    def json(self, model: Any = Any) -> Any:
+        """The payload read as JSON, as ``model`` where one is given: a dataclass, ``msgspec.Struct``, ``TypedDict``,
+        pydantic model or any type msgspec knows.
+
+        Raises ``PayloadError``; a handler that lets it through archives the task, as retrying could not help.
+        """
+        return payloads.decode(self.payload, model)
+
+    async def write_result(self, data: object) -> int:
+        """Store the result of the task, kept with it for its ``retention``; answers its length in bytes.
+
+        ``data`` is what ``Task`` takes as a payload. From a plain ``def`` handler:
+        ``anyio.from_thread.run(task.write_result, data)``. Raises ``LeaseExpiredError`` when the task was given away
+        meanwhile, ``BrokerError``, or ``TypeError`` for what JSON cannot hold.
+        """
+        encoded = payloads.encode(data) or b""
+        await self._write_result(encoded)
+        return len(encoded)
+
+
+#: The task whose handler runs in this context; set by the server.
+running_task: ContextVar[ActiveTask] = ContextVar("asynqpy_running_task")
+
+
+def current_task() -> ActiveTask:
+    """The task being handled, anywhere below its handler, in threads too. Raises ``LookupError`` outside of one."""
+    try:
+        return running_task.get()
+    except LookupError:
+        raise LookupError("no task is being handled here") from None
+
+
+def _instant(unix: float | None) -> datetime | None:
+    return datetime.fromtimestamp(unix, UTC) if unix else None
+
+
+def _duration(seconds: int) -> timedelta | None:
+    return timedelta(seconds=seconds) if seconds > 0 else None
