@@ -1,0 +1,127 @@
+"""Runs the handler of one task under its deadline, and says what becomes of the task."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from asynqpy.broker.messages import TaskMessage
+from asynqpy.broker.outcomes import Outcome, Requeue
+from asynqpy.clock import Clock
+from asynqpy.errors import (
+    DeadlineExceededError,
+    LeaseExpiredError,
+    RevokeTask,
+    SkipRetry,
+    TaskCancelledError,
+)
+from asynqpy.handler import AsyncHandler
+from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.runs import Run
+from asynqpy.server.verdict import FailurePolicy, after_failure, after_success
+from asynqpy.task import ActiveTask, CancelCause, running_task
+
+logger = logging.getLogger("asynqpy.server")
+
+
+class Executor:
+    """Carries a run from its handler to an outcome. It writes nothing."""
+
+    def __init__(
+        self,
+        *,
+        handler: AsyncHandler,
+        policy: FailurePolicy,
+        report: ErrorReport,
+        clock: Clock,
+    ) -> None:
+        self._handler = handler
+        self._policy = policy
+        self._report = report
+        self._clock = clock
+
+    async def execute(self, run: Run) -> Outcome | None:
+        """The outcome of the run; ``None`` when the task belongs to another worker by now."""
+        running_task.set(run.task)
+        error = await self._attempt(run)
+        run.ended = True
+        if error is None:
+            return after_success(run.message)
+        return await self._after_error(run, error)
+
+    async def _attempt(self, run: Run) -> BaseException | None:
+        """Run the handler; what it raised, or ``None`` for success.
+
+        Whatever the handler itself returns or raises stands, even if it was asked to stop meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        remaining = run.deadline - self._clock.now()
+        if remaining <= 0:
+            return DeadlineExceededError(_DEADLINE_TEXT)
+        timer = loop.call_later(remaining, run.cancel, CancelCause.DEADLINE)
+        run.begun = True
+        try:
+            await self._handler(run.task)
+        except asyncio.CancelledError:
+            return _cancellation_error(run.task)
+        except Exception as error:
+            return error
+        except (SystemExit, BaseExceptionGroup) as error:
+            # A handler that calls sys.exit() fails; it does not take the server with it.
+            return error
+        finally:
+            timer.cancel()
+        return None
+
+    async def _after_error(self, run: Run, error: BaseException) -> Outcome | None:
+        cause = run.task.cancel_cause
+        if cause is CancelCause.SHUTDOWN and not isinstance(error, SkipRetry | RevokeTask):
+            return Requeue()
+        if cause is CancelCause.LEASE_LOST:
+            await self._send(run.task, LeaseExpiredError(LEASE_EXPIRED_TEXT))
+            return None
+        _log_failure(run.message, error)
+        await self._send(run.task, error)
+        return after_failure(run.message, error, run.task, self._policy, self._clock.now())
+
+    async def _send(self, task: ActiveTask, error: BaseException) -> None:
+        try:
+            await self._report.send(task, error)
+        except asyncio.CancelledError:
+            # Only an aborted shutdown cancels a run that has ended: the outcome still counts.
+            _uncancel()
+            logger.warning("the error handler was cancelled by the shutdown")
+
+
+#: Error texts that Go's asynq stores for the same events.
+LEASE_EXPIRED_TEXT = "asynq: task lease expired"
+_DEADLINE_TEXT = "context deadline exceeded"
+_CANCELLED_TEXT = "context canceled"
+
+
+def _cancellation_error(task: ActiveTask) -> BaseException:
+    if task.cancel_cause is None:
+        return TaskCancelledError("the handler raised CancelledError of its own accord")
+    _uncancel()
+    if task.cancel_cause is CancelCause.DEADLINE:
+        return DeadlineExceededError(_DEADLINE_TEXT)
+    return TaskCancelledError(_CANCELLED_TEXT)
+
+
+def _uncancel() -> None:
+    """The cancel has done its work: what is awaited next must not be cut short by it."""
+    job = asyncio.current_task()
+    if job is not None:
+        job.uncancel()
+
+
+def _log_failure(message: TaskMessage, error: BaseException) -> None:
+    logger.warning(
+        "task %s (%s) failed, attempt %d of %d: %r",
+        message.id,
+        message.type,
+        message.retried + 1,
+        message.max_retry + 1,
+        error,
+        extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
+    )

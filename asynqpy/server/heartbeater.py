@@ -1,0 +1,107 @@
+"""The Heartbeater: shows that the server lives, and keeps the leases of what it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from asynqpy.broker.broker import Broker
+from asynqpy.broker.messages import ServerInfo, WorkerInfo
+from asynqpy.broker.outcomes import Lease
+from asynqpy.clock import Clock
+from asynqpy.errors import BrokerError
+from asynqpy.server.runs import Run, Runs
+from asynqpy.server.service import Service
+from asynqpy.task import CancelCause
+
+logger = logging.getLogger("asynqpy.server")
+
+
+class Heartbeater(Service):
+    """Each beat extends the leases of all runs, anchors the clock to Redis and publishes the server's presence.
+
+    It runs in a thread with connections of its own, so that a handler which blocks the event loop loses no lease. What
+    it finds lost it cancels on the server's loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        clock: Clock,
+        runs: Runs,
+        describe: Callable[[int], ServerInfo],
+        server_loop: asyncio.AbstractEventLoop,
+        interval: float = 5.0,
+    ) -> None:
+        """``describe(running)`` tells the server as it is now."""
+        super().__init__(interval=interval, at_once=True)
+        self._broker = broker
+        self._clock = clock
+        self._runs = runs
+        self._describe = describe
+        self._server_loop = server_loop
+        # Two beats may fail before the server is taken for dead.
+        self._ttl = max(1, round(2 * interval))
+
+    async def tick(self) -> float | None:
+        runs = self._runs.snapshot()
+        await self._extend(runs)
+        await self._broker.sync_clock()
+        info = self._describe(len(runs))
+        workers = [_worker_info(info, run) for run in runs]
+        await self._broker.write_server_state(info, workers, self._ttl)
+        return None
+
+    async def finish(self) -> None:
+        """Leave no trace of the server, and close the connections."""
+        try:
+            await self._broker.clear_server_state(self._describe(0))
+        except BrokerError as error:
+            logger.warning("could not remove the server from the list of servers: %s", error)
+        finally:
+            await self._broker.close()
+
+    async def _extend(self, runs: Sequence[Run]) -> None:
+        """Extend the leases. One that ran out for want of an answer is as good as lost: others may take the task."""
+        by_lease: dict[Lease, Run] = {run.lease: run for run in runs}
+        try:
+            lost = await self._broker.extend_lease(list(by_lease)) if runs else []
+        except BrokerError:
+            now = self._clock.now()
+            self._give_up([run for run in runs if run.lease.expires_at <= now])
+            raise
+        self._give_up([by_lease[lease] for lease in lost])
+
+    def _give_up(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            self._server_loop.call_soon_threadsafe(self._cancel, run)
+
+    @staticmethod
+    def _cancel(run: Run) -> None:
+        # On the server's loop: the run may have ended while the beat was under way, and then nothing is lost.
+        if run.ended:
+            return
+        logger.warning(
+            "lost the lease of task %s (%s); its handler is cancelled",
+            run.message.id,
+            run.message.type,
+            extra={"task_id": run.message.id, "queue": run.message.queue},
+        )
+        run.cancel(CancelCause.LEASE_LOST)
+
+
+def _worker_info(server: ServerInfo, run: Run) -> WorkerInfo:
+    return WorkerInfo(
+        host=server.host,
+        pid=server.pid,
+        server_id=server.server_id,
+        task_id=run.message.id,
+        task_type=run.message.type,
+        task_payload=run.message.payload,
+        queue=run.message.queue,
+        start_time=datetime.fromtimestamp(run.started_at, UTC),
+        deadline=datetime.fromtimestamp(run.deadline, UTC),
+    )

@@ -1,0 +1,224 @@
+"""The Processor: takes tasks from Redis as permits are free, starts their handlers, and writes what became of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+
+from anyio import Semaphore
+
+from asynqpy.broker.broker import Broker, Turn
+from asynqpy.broker.outcomes import Delivery, Lease, Requeue
+from asynqpy.clock import Clock
+from asynqpy.errors import BrokerError, LeaseExpiredError
+from asynqpy.priority import Priority
+from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.executor import LEASE_EXPIRED_TEXT, Executor
+from asynqpy.server.runs import Run, Runs
+from asynqpy.server.service import Service
+from asynqpy.server.settler import Settler, Unsettled
+from asynqpy.server.verdict import effective_deadline
+from asynqpy.task import ActiveTask
+
+logger = logging.getLogger("asynqpy.server")
+
+#: Seconds that cancelled handlers get to end before their tasks are handed back all the same.
+_GRACE = 1.0
+
+#: Seconds before outcomes that Redis refused are offered for the last time when the server stops.
+_LAST_FLUSH = 0.5
+
+
+class Processor(Service):
+    """Turns: each is one round trip that writes the outcomes gathered since the last and takes as many new tasks as
+    there are free permits. So nothing is hoarded, and under load both travel together.
+
+    A permit is one running handler. It returns when the handler has ended; a plain handler that outlives its deadline
+    in its thread keeps its permit until the thread is done.
+    """
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        clock: Clock,
+        priority: Priority,
+        concurrency: int,
+        executor: Executor,
+        settler: Settler,
+        runs: Runs,
+        report: ErrorReport,
+        task_check_interval: float,
+    ) -> None:
+        super().__init__(interval=task_check_interval, at_once=True)
+        self._broker = broker
+        self._clock = clock
+        self._priority = priority
+        self._permits = Semaphore(concurrency)
+        self._executor = executor
+        self._settler = settler
+        self._runs = runs
+        self._report = report
+        self._reports: set[asyncio.Task[None]] = set()
+        self._fetching = True
+        self._backlog: dict[str, int] = {}
+        self._aborted = asyncio.Event()
+
+    async def tick(self) -> float | None:
+        free = self._permits.value if self._fetching else 0
+        wanted = self._priority.draw(free, self._backlog) if free else {}
+        unsettled = self._settler.take()
+        if not unsettled and not wanted:
+            return self._settler.next_due()
+        turn = await self._take_turn(unsettled, wanted)
+        self._receive(turn.deliveries)
+        if not wanted:
+            return 0.0
+        self._backlog = dict(turn.backlog)
+        return self._pause(turn)
+
+    async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
+        try:
+            turn = await self._broker.turn([item.settlement for item in unsettled], wanted)
+        except BrokerError as error:
+            self._settler.unanswered(unsettled, error)
+            raise
+        for task in self._settler.answered(unsettled, turn.settled):
+            self._report_lost(task)
+        return turn
+
+    def _pause(self, turn: Turn) -> float:
+        """Seconds until the next turn; whatever ends meanwhile wakes it."""
+        if turn.errors and not turn.backlog:
+            raise next(iter(turn.errors.values()))
+        for queue, error in turn.errors.items():
+            logger.error("cannot take tasks of queue %s: %s", queue, error, extra={"queue": queue})
+        if turn.deliveries or any(turn.backlog.values()):
+            return 0.0
+        # Up to the interval, spread so that idle servers do not ask in step.
+        return min(self._interval * random.uniform(0.5, 1.0), self._settler.next_due())
+
+    def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            run = self._run_of(delivery)
+            if not self._fetching:
+                self._settler.add(run.task, delivery, Requeue())
+                continue
+            self._permits.acquire_nowait()
+            self._runs.add(run)
+            name = f"asynqpy:task:{run.task.type}:{run.task.id}"
+            run.job = asyncio.create_task(self._work(run), name=name)
+
+    def _run_of(self, delivery: Delivery) -> Run:
+        now = self._clock.now()
+        deadline = effective_deadline(delivery.message, now)
+        task = ActiveTask(
+            delivery.message,
+            deadline=datetime.fromtimestamp(deadline, UTC),
+            write_result=partial(self._write_result, delivery.lease),
+        )
+        return Run(delivery, task, started_at=now, deadline=deadline)
+
+    async def _write_result(self, lease: Lease, data: bytes) -> None:
+        if not await self._broker.write_result(lease, data):
+            raise LeaseExpiredError(LEASE_EXPIRED_TEXT)
+
+    async def _work(self, run: Run) -> None:
+        try:
+            outcome = await self._executor.execute(run)
+        finally:
+            run.ended = True
+            is_ours = self._runs.remove(run)
+            self._return_permit(run)
+        if outcome is not None and is_ours:
+            self._settler.add(run.task, run.delivery, outcome)
+
+    def _return_permit(self, run: Run) -> None:
+        thread = run.task.thread
+        if thread is None or thread.ended:
+            self._release()
+            return
+        logger.warning(
+            "the thread of task %s (%s) runs on; its permit returns when it ends",
+            run.message.id,
+            run.message.type,
+            extra={"task_id": run.message.id, "queue": run.message.queue},
+        )
+        self.wake()
+        thread.when_ended(self._release)
+
+    def _release(self) -> None:
+        self._permits.release()
+        self.wake()
+
+    def _report_lost(self, task: ActiveTask) -> None:
+        """The handler ended, but too late: another worker has the task, and decides about it."""
+        logger.warning(
+            "task %s (%s) ended after its lease was lost; nothing was written",
+            task.id,
+            task.type,
+            extra={"task_id": task.id, "queue": task.queue},
+        )
+        sending = asyncio.create_task(
+            self._report.send(task, LeaseExpiredError(LEASE_EXPIRED_TEXT)),
+            name=f"asynqpy:report:{task.id}",
+        )
+        self._reports.add(sending)
+        sending.add_done_callback(self._reports.discard)
+
+    def stop_fetching(self) -> None:
+        """Take no more tasks; those that run go on."""
+        self._fetching = False
+
+    def abort(self) -> None:
+        """Do not wait for handlers any longer."""
+        self._aborted.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Wait up to ``timeout`` s for the handlers to end, then cancel them and hand their tasks back."""
+        self.stop_fetching()
+        if await self._have_ended(timeout):
+            return
+        for run in self._runs:
+            run.abort()
+        self._aborted.clear()
+        if await self._have_ended(_GRACE):
+            return
+        for run in self._runs:
+            logger.error("%r ignores its cancellation; its task is handed back while it runs", run)
+            self._runs.remove(run)
+            self._settler.add(run.task, run.delivery, Requeue())
+        self.wake()
+
+    async def _have_ended(self, timeout: float) -> bool:
+        """Wait until no handler runs, an abort or the timeout; answers whether none does."""
+        waits = [
+            asyncio.ensure_future(self._runs.wait_until_empty()),
+            asyncio.ensure_future(self._aborted.wait()),
+        ]
+        await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return not len(self._runs)
+
+    async def finish(self) -> None:
+        """Write the last outcomes. What Redis still refuses is left to whoever recovers the leases."""
+        await self._flush()
+        if len(self._settler):
+            await asyncio.sleep(_LAST_FLUSH)
+            await self._flush()
+        for sending in list(self._reports):
+            sending.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
+
+    async def _flush(self) -> None:
+        unsettled = self._settler.take(everything=True)
+        if unsettled:
+            with suppress(BrokerError):
+                await self._take_turn(unsettled, {})

@@ -1,0 +1,101 @@
+"""The tasks that this server runs now."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from asynqpy.broker.messages import TaskMessage
+from asynqpy.broker.outcomes import Delivery, Lease
+from asynqpy.task import ActiveTask, CancelCause
+
+
+class Run:
+    """One attempt at one task, from its delivery until its handler has ended.
+
+    ``started_at`` and ``deadline`` are unix s. Once ``ended``, its outcome stands and no cancel changes it.
+    """
+
+    __slots__ = ("begun", "deadline", "delivery", "ended", "job", "started_at", "task")
+
+    def __init__(
+        self, delivery: Delivery, task: ActiveTask, *, started_at: float, deadline: float
+    ) -> None:
+        self.delivery = delivery
+        self.task = task
+        self.started_at = started_at
+        self.deadline = deadline
+        self.begun = False
+        self.ended = False
+        #: The asyncio task that carries the handler.
+        self.job: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.message.type} {self.message.id} stamp {self.lease.stamp}>"
+
+    @property
+    def message(self) -> TaskMessage:
+        return self.delivery.message
+
+    @property
+    def lease(self) -> Lease:
+        return self.delivery.lease
+
+    def abort(self) -> None:
+        """Cancel for a shutdown; a run that has ended is still waiting for the error handler."""
+        if self.ended and self.job is not None:
+            self.job.cancel()
+        self.cancel(CancelCause.SHUTDOWN)
+
+    def cancel(self, cause: CancelCause) -> None:
+        """Cancel the handler, which learns the cause; the first cause counts. Only on the server's loop."""
+        if self.job is None or self.ended or self.task.cancel_cause is not None:
+            return
+        if not self.begun:
+            # A job cancelled before its first step never runs at all, and nobody would settle the task.
+            asyncio.get_running_loop().call_soon(self.cancel, cause)
+            return
+        self.task.cancel_cause = cause
+        self.job.cancel(cause)
+
+
+class Runs:
+    """All of them. Changed on the server's loop; other threads may look through ``snapshot``.
+
+    By stamp and id: a task that was given away and dequeued again may be running here twice for a moment.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[int, str], Run] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.snapshot())
+
+    def add(self, run: Run) -> None:
+        self._runs[run.lease.stamp, run.lease.id] = run
+        self._empty.clear()
+
+    def remove(self, run: Run) -> bool:
+        """Answers whether it was still there."""
+        was_there = self._runs.pop((run.lease.stamp, run.lease.id), None) is not None
+        if not self._runs:
+            self._empty.set()
+        return was_there
+
+    def snapshot(self) -> list[Run]:
+        """Copied in one step of the interpreter, so also safe from a thread."""
+        return list(self._runs.values())
+
+    def cancel(self, task_id: str, cause: CancelCause) -> None:
+        """Cancel every run of this task."""
+        for run in self:
+            if run.message.id == task_id:
+                run.cancel(cause)
+
+    async def wait_until_empty(self) -> None:
+        await self._empty.wait()

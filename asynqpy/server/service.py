@@ -1,0 +1,117 @@
+"""The life of a background task: the only place that loops, sleeps, backs off and logs what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from abc import ABC, abstractmethod
+from contextlib import suppress
+
+from asynqpy.errors import BrokerError
+
+logger = logging.getLogger("asynqpy.server")
+
+#: Seconds before the second and, doubled each time, at most before any later attempt after a failure.
+_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.5, 10.0
+
+
+class Service(ABC):
+    """Calls ``tick`` again and again between ``start`` and ``stop``.
+
+    ``stop`` returns when everything has stopped. Starting twice, stopping twice and stopping before the start do
+    nothing. A tick that fails is logged and tried again, ever more slowly. Subclasses say what one pass is; tests call
+    it.
+    """
+
+    #: Whether stop may cancel a tick under way. Not when it awaits an answer that must not be lost.
+    interruptible = False
+
+    def __init__(self, *, interval: float = math.inf, at_once: bool = False) -> None:
+        """Tick each ``interval`` s, the first time after one, or ``at_once``."""
+        self._interval = interval
+        self._first_delay = 0.0 if at_once else interval
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self.name = type(self).__name__.lower()
+
+    @abstractmethod
+    async def tick(self) -> float | None:
+        """One pass. Answers the seconds until the next; ``None`` for the usual interval."""
+
+    async def finish(self) -> None:  # noqa: B027 - most services have nothing to let go of
+        """Let go of what ticks acquired; called when the loop has ended."""
+
+    def start(self) -> None:
+        if self._task is None:
+            self._stopping.clear()
+            self._task = asyncio.create_task(self._loop(), name=f"asynqpy:{self.name}")
+
+    async def stop(self) -> None:
+        task = self._task
+        if task is None:
+            return
+        self._stopping.set()
+        self._wake.set()
+        if self.interruptible:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self._task = None
+
+    def wake(self) -> None:
+        """Tick now rather than when the interval ends. Not from another thread."""
+        self._wake.set()
+
+    async def _loop(self) -> None:
+        try:
+            await self._sleep(self._first_delay)
+            while not self._stopping.is_set():
+                delay = await self._guarded_tick()
+                if not self._stopping.is_set():
+                    await self._sleep(delay)
+        finally:
+            await self.finish()
+
+    async def _guarded_tick(self) -> float:
+        try:
+            delay = await self.tick()
+        except Exception as error:
+            self._failures += 1
+            return await self._back_off(error)
+        if self._failures:
+            logger.info("%s works again", self.name)
+            self._failures = 0
+        return self._interval if delay is None else delay
+
+    async def _back_off(self, error: Exception) -> float:
+        """Wait before the next attempt; nothing but stop shortens it, or a busy server would hammer a sick Redis."""
+        longest = min(_LONGEST_BACK_OFF, _FIRST_BACK_OFF * 2 ** (self._failures - 1))
+        delay = longest * random.uniform(0.75, 1.25)
+        expected = isinstance(error, BrokerError)
+        logger.log(
+            logging.WARNING if expected else logging.ERROR,
+            "%s failed, next attempt in %.1f s: %s",
+            self.name,
+            delay,
+            error,
+            exc_info=None if expected else error,
+        )
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay)
+        return 0.0
+
+    async def _sleep(self, delay: float) -> None:
+        if delay > 0 and not self._wake.is_set():
+            timer = None
+            if delay < math.inf:
+                timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
+        self._wake.clear()

@@ -1,0 +1,55 @@
+"""Runs services on an event loop of their own, in a thread that a blocked main loop cannot hold up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+from anyio import to_thread
+
+from asynqpy.server.service import Service
+
+
+class ServiceThread:
+    """A thread with an event loop for services that must go on whatever handlers do. Start and stop are idempotent."""
+
+    def __init__(self, services: Sequence[Service], *, name: str) -> None:
+        self._services = services
+        self._name = name
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+
+    def start(self) -> None:
+        if self._thread is None:
+            self._ready.clear()
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop the services and the thread; returns when both have ended."""
+        if self._thread is None:
+            return
+        await to_thread.run_sync(self._stop_and_join)
+        self._thread = None
+
+    def _stop_and_join(self) -> None:
+        self._ready.wait()
+        assert self._thread is not None
+        if self._loop is not None and self._stop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        for service in self._services:
+            service.start()
+        self._ready.set()
+        await self._stop.wait()
+        for service in self._services:
+            await service.stop()

@@ -1,0 +1,101 @@
+"""Keeps the outcomes that are not in Redis yet."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asynqpy.broker.outcomes import Delivery, Outcome, Settlement
+from asynqpy.clock import Clock
+from asynqpy.errors import BrokerError
+from asynqpy.task import ActiveTask
+
+logger = logging.getLogger("asynqpy.server")
+
+#: Seconds before an outcome that Redis refused is offered again.
+_AGAIN_AFTER = 1.0
+
+
+@dataclass(slots=True)
+class Unsettled:
+    """An outcome on its way. ``lease_ends`` and ``due`` are unix s; it is ``uncertain`` once an answer was lost."""
+
+    task: ActiveTask
+    settlement: Settlement
+    lease_ends: float
+    due: float = 0.0
+    uncertain: bool = False
+
+
+class Settler:
+    """Gathers outcomes for the next round trip and keeps what Redis refused until the lease ends.
+
+    After that the task belongs to whoever recovers it. It decides on values only; the processor does the sending.
+    """
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._unsettled: list[Unsettled] = []
+
+    def __len__(self) -> int:
+        return len(self._unsettled)
+
+    def add(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> None:
+        """Take an outcome on."""
+        lease = delivery.lease
+        settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
+        self._unsettled.append(Unsettled(task, settlement, lease.expires_at))
+
+    def take(self, *, everything: bool = False) -> list[Unsettled]:
+        """What is to be sent now, or all there is. Each must come back through ``answered`` or ``unanswered``."""
+        now = self._clock.now()
+        taken = [item for item in self._unsettled if everything or item.due <= now]
+        if len(taken) == len(self._unsettled):
+            self._unsettled = []
+        else:
+            self._unsettled = [item for item in self._unsettled if item.due > now]
+        return taken
+
+    def next_due(self) -> float:
+        """Seconds until something is to be sent again; infinite when there is nothing."""
+        due = min((item.due for item in self._unsettled), default=math.inf)
+        return max(0.0, due - self._clock.now())
+
+    def answered(
+        self, taken: Sequence[Unsettled], answers: Sequence[bool | BrokerError]
+    ) -> list[ActiveTask]:
+        """Redis answered each of them; returns the tasks that belong to another worker by now."""
+        lost = []
+        for item, answer in zip(taken, answers, strict=True):
+            if isinstance(answer, BrokerError):
+                self._keep(item, answer)
+            elif not answer and not item.uncertain:
+                lost.append(item.task)
+        return lost
+
+    def unanswered(self, taken: Sequence[Unsettled], error: BrokerError) -> None:
+        """The connection broke: each may be settled or not, so "lost" is no news any more."""
+        for item in taken:
+            item.uncertain = True
+            self._keep(item, error)
+
+    def _keep(self, item: Unsettled, error: BrokerError) -> None:
+        message, now = item.settlement.message, self._clock.now()
+        ids = {"task_id": message.id, "queue": message.queue, "task_type": message.type}
+        outcome = type(item.settlement.outcome).__name__
+        if now >= item.lease_ends:
+            logger.error(
+                "gave up on writing %s of task %s: its lease has ended (%s)",
+                outcome,
+                message.id,
+                error,
+                extra=ids,
+            )
+            return
+        logger.warning(
+            "could not write %s of task %s yet: %s", outcome, message.id, error, extra=ids
+        )
+        item.due = now + _AGAIN_AFTER
+        self._unsettled.append(item)

@@ -1,0 +1,98 @@
+"""What becomes of a task once its handler has ended: decided on values, without Redis and without a loop."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from asynqpy.broker.messages import TaskMessage
+from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Retry
+from asynqpy.errors import AsynqError, PayloadError, RevokeTask, SkipRetry
+from asynqpy.retry import RetryDelay, default_retry_delay
+from asynqpy.task import ActiveTask
+
+logger = logging.getLogger("asynqpy.server")
+
+#: Seconds an attempt may run when the message sets neither timeout nor deadline (a client's fault).
+_FALLBACK_TIMEOUT = 30 * 60
+
+#: Longest delay that a ``retry_delay`` may ask for, s: a hundred years still fit the wire.
+_LONGEST_DELAY = 100 * 366 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class FailurePolicy:
+    """The user's say about failures; a function of theirs that fails itself is logged, and asynq's rule applies."""
+
+    retry_delay: RetryDelay = default_retry_delay
+    is_failure: Callable[[BaseException], bool] = lambda error: True
+
+    def delay(self, retried: int, error: BaseException, task: ActiveTask) -> float:
+        """Seconds until the next attempt."""
+        try:
+            delay = self.retry_delay(retried, error, task)
+            seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        except Exception:
+            logger.exception("retry_delay failed for %r; the default delay applies", task)
+            seconds = default_retry_delay(retried, error, task)
+        return min(max(seconds, 0.0), _LONGEST_DELAY)
+
+    def counts(self, error: BaseException) -> bool:
+        """Whether the failure uses up a retry."""
+        try:
+            return bool(self.is_failure(error))
+        except Exception:
+            logger.exception("is_failure failed for %r; it counts as a failure", error)
+            return True
+
+
+def effective_deadline(message: TaskMessage, now: float) -> float:
+    """When an attempt that starts now is cut off, unix s."""
+    if message.timeout and message.deadline:
+        return min(now + message.timeout, message.deadline)
+    if message.timeout:
+        return now + message.timeout
+    return message.deadline or now + _FALLBACK_TIMEOUT
+
+
+def after_success(message: TaskMessage) -> Outcome:
+    return Complete() if message.retention > 0 else Done()
+
+
+def after_failure(
+    message: TaskMessage,
+    error: BaseException,
+    task: ActiveTask,
+    policy: FailurePolicy,
+    now: float,
+) -> Outcome:
+    """Drop, archive or retry. ``now`` is unix s."""
+    chain = list(_chain(error))
+    if any(isinstance(link, RevokeTask) for link in chain):
+        return Done()
+    is_hopeless = any(isinstance(link, SkipRetry | PayloadError) for link in chain)
+    if is_hopeless or message.retried >= message.max_retry:
+        return Archive(error_text(error))
+    at = now + policy.delay(message.retried, error, task)
+    return Retry(at, error_text(error), counted=policy.counts(error))
+
+
+def error_text(error: BaseException) -> str:
+    """The text that the CLI and asynqmon show for a failure."""
+    text = str(error)
+    if isinstance(error, AsynqError) and text:
+        return text
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised ``from``: an error that wraps SkipRetry still means it."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__
