@@ -62,7 +62,7 @@ $(PROTO_VENV)/.installed: Makefile
 	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PROTOC_PACKAGES)
 	@touch $@
 
-bench: $(INSTALLED) ## Tasks per second, and how soon an idle worker wakes
+bench: $(INSTALLED) ## No-op tasks per second, beside Go asynq where Go is installed
 	$(BIN)/python benchmarks/processing.py $(ARGS)
 
 clean: ## Remove what these targets made, the virtual environments too

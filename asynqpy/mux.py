@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from asynqpy.errors import HandlerNotFoundError
 from asynqpy.handler import AsyncHandler, Handler, as_async
+from asynqpy.options import check_text
 from asynqpy.task import ActiveTask
 
 H = TypeVar("H", bound=Handler)
@@ -38,8 +39,7 @@ class ServeMux:
 
     def handle(self, pattern: str, handler: Handler) -> None:
         """Register a handler. Raises ``ValueError`` for a blank pattern or one that is registered already."""
-        if not pattern.strip():
-            raise ValueError("the pattern of a handler must not be blank")
+        check_text("the pattern of a handler", pattern)
         if pattern in self._handlers:
             raise ValueError(f"the pattern {pattern!r} has a handler already")
         self._handlers[pattern] = as_async(handler)
@@ -47,6 +47,7 @@ class ServeMux:
 
     def handler(self, pattern: str) -> Callable[[H], H]:
         """Register the decorated function, which stays as it is."""
+        check_text("the pattern of a handler", pattern)  # also catches a bare @mux.handler
 
         def register(function: H) -> H:
             self.handle(pattern, function)

@@ -6,7 +6,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypedDict
 
 from asynqpy.broker import keys
@@ -65,11 +65,11 @@ class Draft:
 
 def merge(base: TaskOptions, over: TaskOptions) -> TaskOptions:
     """Options of the task first, those of the call over them."""
-    merged = TaskOptions(**{**base, **over})
-    if "process_in" in over and "process_at" not in over:
-        merged.pop("process_at", None)
-    if "process_at" in over:
+    merged = TaskOptions(**base)
+    if over.keys() & {"process_in", "process_at"}:
         merged.pop("process_in", None)
+        merged.pop("process_at", None)
+    merged.update(over)
     headers = {**base.get("headers", {}), **over.get("headers", {})}
     if headers:
         merged["headers"] = headers
@@ -120,15 +120,12 @@ def check_headers(name: str, value: object) -> Mapping[str, str]:
 
 def seconds(name: str, value: object) -> float:
     """A duration of 0 or more as seconds."""
-    if isinstance(value, timedelta):
-        length = value.total_seconds()
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        length = float(value)
-    else:
+    length = value.total_seconds() if isinstance(value, timedelta) else value
+    if not isinstance(length, int | float) or isinstance(length, bool):
         raise TypeError(f"{name} must be a timedelta or seconds, not {type(value).__name__}")
     if not 0 <= length <= _LONGEST:
         raise ValueError(f"{name} must be between 0 and 100 years, not {value!r}")
-    return length
+    return float(length)
 
 
 def draft(
@@ -162,10 +159,11 @@ def draft(
 
 
 def _process_at(options: TaskOptions, now: float) -> float:
-    if "process_in" in options:
-        return now + seconds("process_in", options["process_in"])
-    if "process_at" in options:
-        return options["process_at"].timestamp()
+    for name in reversed(list(options)):  # the one given last
+        if name == "process_in":
+            return now + seconds(name, options["process_in"])
+        if name == "process_at":
+            return options["process_at"].timestamp()
     return now
 
 
@@ -218,6 +216,10 @@ def _check_instant(name: str, value: object) -> None:
         raise ValueError(
             f"{name} must have a time zone; write datetime.now(UTC), not datetime.now()"
         )
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{name} must be within the years 1 to 9999 of UTC") from None
 
 
 def _check_unique(name: str, value: object) -> None:

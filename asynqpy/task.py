@@ -51,9 +51,12 @@ class Task:
             raise kind(
                 f"the payload of a {type!r} task must be bytes, str or what JSON can hold: {error}"
             ) from error
+        headers = dict(options.get("headers", {}))
+        if "headers" in options:
+            options["headers"] = headers  # the caller's may change after it was checked
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "payload", data)
-        object.__setattr__(self, "headers", dict(options.get("headers", {})))
+        object.__setattr__(self, "headers", headers)
         object.__setattr__(self, "options", options)
 
 

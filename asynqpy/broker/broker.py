@@ -146,7 +146,11 @@ class Broker:
         answers = await self._runner.run_all([*(batch.call for batch in settling), *asking])
         settled = spread(settling, answers[: len(settling)])
         dequeued = dict(zip(wanted, answers[len(settling) :], strict=True))
-        await self._set_aside(settlements, settled, dequeued)
+        try:
+            await self._set_aside(settlements, settled, dequeued)
+        except BrokerError as error:
+            # The turn itself went well. What was not set aside comes back when its lease has run out.
+            logger.warning("could not set unreadable records aside yet: %s", error)
         good = [answer for answer in dequeued.values() if isinstance(answer, Dequeued)]
         return Turn(
             settled=settled,

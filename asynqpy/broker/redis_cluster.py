@@ -29,7 +29,9 @@ class SingleShotCluster(RedisCluster):
     ERRORS_ALLOW_RETRY = ()  # type: ignore[assignment]  # redis-py types its own four errors
 
     def __init__(self, *, limit: int, **options: Any) -> None:
-        super().__init__(**options)
+        # A MOVED teaches the client that one slot. By default redis-py also closes all connections
+        # at every fifth, whatever is under way on them.
+        super().__init__(reinitialize_steps=0, **options)
         self._use_fresh_connections()
         # redis-py 5 runs a pipeline this many times, the first one included; later ones ignore it.
         self.cluster_error_retry_attempts = 1
@@ -57,6 +59,8 @@ class SingleShotCluster(RedisCluster):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with self._command_turns:
+            # redis-py 8 chooses the node first, and at random as long as there is no topology.
+            _ = await self.initialize()
             return await super().execute_command(*args, **kwargs)
 
     def pipeline(

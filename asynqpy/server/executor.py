@@ -71,6 +71,8 @@ class Executor:
             return error
         finally:
             timer.cancel()
+            if run.task.cancel_cause is not None:
+                _uncancel()
         return None
 
     async def _after_error(self, run: Run, error: BaseException) -> Outcome | None:
@@ -102,7 +104,6 @@ _CANCELLED_TEXT = "context canceled"
 def _cancellation_error(task: ActiveTask) -> BaseException:
     if task.cancel_cause is None:
         return TaskCancelledError("the handler raised CancelledError of its own accord")
-    _uncancel()
     if task.cancel_cause is CancelCause.DEADLINE:
         return DeadlineExceededError(_DEADLINE_TEXT)
     return TaskCancelledError(_CANCELLED_TEXT)

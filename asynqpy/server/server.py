@@ -144,15 +144,8 @@ class Server:
 
         SIGTSTP stops fetching. Signals are obeyed in the main thread only; elsewhere ``shutdown`` ends it.
         """
-        async with anyio.create_task_group() as group:
-            await self.start(handler)
-            try:
-                group.start_soon(self._obey_signals)
-                await self._told_to_stop.wait()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await self.shutdown()
-            group.cancel_scope.cancel()
+        async with self._obeying_signals(), self.running(handler):
+            await self._told_to_stop.wait()
 
     @asynccontextmanager
     async def running(self, handler: Handler) -> AsyncIterator[Self]:
@@ -278,7 +271,12 @@ class Server:
             thread_id=threading.get_ident(),
             blocked_after=self._blocked_after,
         )
-        self._heart = ServiceThread([heartbeater, watch], name="asynqpy:heart")
+        # A loop that was closed without a shutdown has no handlers left whose leases could be kept.
+        self._heart = ServiceThread(
+            [heartbeater, watch],
+            name="asynqpy:heart",
+            is_needed=lambda: not loop.is_closed(),
+        )
 
     @property
     def _services(self) -> list[Service]:
@@ -315,19 +313,30 @@ class Server:
         await self._broker.close()
         logger.info("%r has stopped", self)
 
-    async def _obey_signals(self) -> None:
+    @asynccontextmanager
+    async def _obeying_signals(self) -> AsyncIterator[None]:
         if threading.current_thread() is not threading.main_thread():
             logger.warning("the server runs outside the main thread and cannot obey signals")
+            yield
             return
         obeyed = [*_STOP_SIGNALS, *([_PAUSE_SIGNAL] if _PAUSE_SIGNAL else [])]
         with anyio.open_signal_receiver(*obeyed) as signals:
-            async for signum in signals:
-                if signum not in _STOP_SIGNALS:
-                    await self.stop()
-                elif self._told_to_stop.is_set():
-                    self.abort()
-                else:
-                    self._told_to_stop.set()
+            obeying = asyncio.create_task(self._obey(signals), name="asynqpy:signals")
+            try:
+                yield
+            finally:
+                obeying.cancel()
+                await asyncio.wait([obeying])
+
+    async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for signum in signals:
+            logger.info("received %s", signum.name)
+            if signum not in _STOP_SIGNALS:
+                await self.stop()
+            elif self._told_to_stop.is_set():
+                self.abort()
+            else:
+                self._told_to_stop.set()
 
 
 def _check_queues(queues: Mapping[str, int]) -> dict[str, int]:

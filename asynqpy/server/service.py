@@ -58,9 +58,11 @@ class Service(ABC):
         self._wake.set()
         if self.interruptible:
             task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        # Not ``await task``: its cancellation must not pass for that of whoever called stop.
+        await asyncio.wait([task])
         self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s did not stop cleanly: %s", self.name, error, exc_info=error)
 
     def wake(self) -> None:
         """Tick now rather than when the interval ends. Not from another thread."""

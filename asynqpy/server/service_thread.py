@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from anyio import to_thread
 
@@ -14,9 +15,13 @@ from asynqpy.server.service import Service
 class ServiceThread:
     """A thread with an event loop for services that must go on whatever handlers do. Start and stop are idempotent."""
 
-    def __init__(self, services: Sequence[Service], *, name: str) -> None:
+    def __init__(
+        self, services: Sequence[Service], *, name: str, is_needed: Callable[[], bool]
+    ) -> None:
+        """The thread ends by itself within a second of ``is_needed()`` turning false."""
         self._services = services
         self._name = name
+        self._is_needed = is_needed
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -39,7 +44,8 @@ class ServiceThread:
         self._ready.wait()
         assert self._thread is not None
         if self._loop is not None and self._stop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
+            with suppress(RuntimeError):  # its loop is closed: the thread has ended by itself
+                self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
     def _run(self) -> None:
@@ -50,6 +56,9 @@ class ServiceThread:
         for service in self._services:
             service.start()
         self._ready.set()
-        await self._stop.wait()
+        while self._is_needed():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1.0)
+                break
         for service in self._services:
             await service.stop()
