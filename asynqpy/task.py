@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from asynqpy import options as task_options
 from asynqpy import payload as payloads
@@ -15,9 +15,6 @@ from asynqpy.broker.messages import TaskMessage, TaskState
 from asynqpy.options import TaskOptions
 
 __all__ = ["ActiveTask", "CancelCause", "Task", "TaskInfo", "TaskState", "current_task"]
-
-if TYPE_CHECKING:
-    from asynqpy.handler import HandlerThread
 
 T = TypeVar("T")
 
@@ -129,11 +126,23 @@ class CancelCause(StrEnum):
     SHUTDOWN = "server shutdown"
 
 
+class TaskThread(Protocol):
+    """What a task needs to know of the thread in which its plain ``def`` handler runs."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def when_ended(self, callback: Callable[[], None]) -> None: ...
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any: ...
+
+
 class ActiveTask:
     """A task while its handler runs.
 
     ``retried`` counts the failures before this attempt; ``deadline`` is when this attempt is cut off, UTC.
-    ``cancel_cause`` says why the queue cancelled it, if it did; ``thread`` is where a plain ``def`` handler runs.
+    ``cancel_cause`` says why the queue cancelled it, if it did: a plain ``def`` handler, which cannot be cancelled, may
+    look there and stop by itself. ``thread`` is where such a handler runs.
     """
 
     __slots__ = (
@@ -166,7 +175,7 @@ class ActiveTask:
         self.max_retry = message.max_retry
         self.deadline = deadline
         self.cancel_cause: CancelCause | None = None
-        self.thread: HandlerThread | None = None
+        self.thread: TaskThread | None = None
         self._write_result = write_result
 
     def __repr__(self) -> str:
@@ -191,12 +200,22 @@ class ActiveTask:
         """Store the result of the task, kept with it for its ``retention``; answers its length in bytes.
 
         ``data`` is what ``Task`` takes as a payload. From a plain ``def`` handler:
-        ``anyio.from_thread.run(task.write_result, data)``. Raises ``LeaseExpiredError`` when the task was given away
-        meanwhile, ``BrokerError``, or ``TypeError`` for what JSON cannot hold.
+        ``task.wait_for(task.write_result(data))``. Raises ``LeaseExpiredError`` when the task was given away meanwhile,
+        ``BrokerError``, or ``TypeError`` for what JSON cannot hold.
         """
         encoded = payloads.encode(data) or b""
         await self._write_result(encoded)
         return len(encoded)
+
+    def wait_for(self, awaitable: Awaitable[T]) -> T:
+        """In a plain ``def`` handler: have the server's event loop await this, and wait for what comes of it.
+
+        Raises what it raises, and ``RuntimeError`` outside of such a handler's thread: ``await`` there.
+        """
+        if self.thread is None:
+            raise RuntimeError("wait_for is for plain def handlers; in async def, await instead")
+        result: T = self.thread.wait_for(awaitable)
+        return result
 
 
 #: The task whose handler runs in this context; set by the server.
