@@ -26,15 +26,17 @@ from asynqpy.errors import (
     TaskIdConflictError,
     TaskNotFoundError,
 )
-from asynqpy.handler import Handler
+from asynqpy.handler import AsyncHandler, Handler
 from asynqpy.mux import Middleware, ServeMux
 from asynqpy.options import Duration, TaskOptions
 from asynqpy.retry import default_retry_delay
 from asynqpy.server.server import Server, ServerState
 from asynqpy.task import ActiveTask, CancelCause, Task, TaskInfo, TaskState, current_task
+from asynqpy.version import __version__ as __version__
 
 __all__ = [
     "ActiveTask",
+    "AsyncHandler",
     "AsynqError",
     "BrokerAuthError",
     "BrokerError",
@@ -70,5 +72,3 @@ __all__ = [
     "current_task",
     "default_retry_delay",
 ]
-
-__version__ = "0.1.0"

@@ -7,9 +7,8 @@ import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeAlias, cast
-
-from anyio import CapacityLimiter, to_thread
 
 from asynqpy.task import ActiveTask
 
@@ -45,28 +44,34 @@ def _is_async(handler: Any) -> bool:
 
 
 class HandlerThread:
-    """One run of a plain handler in a worker thread.
+    """One run of a plain handler in a thread of its own; the server's permits bound how many there are.
 
-    A thread cannot be cancelled: when the task is, its caller goes on at once and the function runs to its end. It can
-    ask ``anyio.from_thread.check_cancelled()`` whether it still should. ``when_ended`` tells when it really has.
+    A thread cannot be cancelled: when the task is, its caller goes on at once and the function runs to its end, which
+    ``when_ended`` tells. It is a daemon, so that one that never ends cannot keep the process from ending.
     """
 
     def __init__(self, function: Callable[[ActiveTask], Any], task: ActiveTask) -> None:
         self._function = function
         self._task = task
         self._loop = asyncio.get_running_loop()
-        # Whoever takes it decides: the thread, that the function runs; its caller, that it never will.
-        self._decided = threading.Lock()
+        self._answer: asyncio.Future[None] = self._loop.create_future()
         self._on_end: list[Callable[[], None]] = []
         self.ended = False
 
     async def run(self) -> None:
-        """Run the function. The server's permits bound the threads, so they wait for no other limit."""
+        """Run the function and wait for it; raises what it raises."""
+        thread = threading.Thread(
+            target=copy_context().run,
+            args=(self._call,),
+            name=f"asynqpy:task:{self._task.type}:{self._task.id}",
+            daemon=True,
+        )
         try:
-            await to_thread.run_sync(self._call, abandon_on_cancel=True, limiter=CapacityLimiter(1))
-        finally:
-            if self._decided.acquire(blocking=False):
-                self._end()
+            thread.start()
+        except RuntimeError:  # the system has no thread left
+            self.ended = True
+            raise
+        await self._answer
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call back on the loop once the function has returned."""
@@ -75,22 +80,38 @@ class HandlerThread:
         else:
             self._on_end.append(callback)
 
+    def wait_for(self, awaitable: Awaitable[Any]) -> Any:
+        """In the thread: have the loop await something, and wait for what comes of it."""
+
+        async def wait() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
     def _call(self) -> None:
-        if not self._decided.acquire(blocking=False):
-            return
+        error: BaseException | None = None
         try:
             result = self._function(self._task)
-        finally:
-            # The loop may be gone when a forgotten thread ends at last.
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._end)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError(
-                f"{handler_name(self._function)} returned a coroutine: make it async def"
-            )
+            if inspect.iscoroutine(result):
+                result.close()
+                name = handler_name(self._function)
+                raise TypeError(f"{name} returned a coroutine: make it async def")
+        except StopIteration as stop:
+            # No future can carry it.
+            error = RuntimeError("the handler raised StopIteration")
+            error.__cause__ = stop
+        except BaseException as raised:
+            error = raised
+        # The loop may be gone when a forgotten thread ends at last.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end, error)
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException | None) -> None:
         self.ended = True
+        if not self._answer.done():
+            if error is None:
+                self._answer.set_result(None)
+            else:
+                self._answer.set_exception(error)
         for callback in self._on_end:
             callback()

@@ -21,6 +21,7 @@ DEFAULT_TIMEOUT = 30 * 60
 #: No duration may be longer (s): a century keeps every instant within four-digit years, which asynqmon needs.
 _LONGEST = 100 * 366 * 86_400
 
+#: A length of time: a ``timedelta``, or seconds.
 Duration: TypeAlias = timedelta | float
 
 

@@ -16,7 +16,8 @@ def encode(payload: object) -> bytes | None:
     """Bytes of a payload: bytes as they are, text as UTF-8, anything else as JSON, ``None`` as none at all.
 
     JSON takes dict, list, tuple, str, numbers, bool, dataclasses, ``msgspec.Struct`` and pydantic models (by their
-    aliases); sets, datetimes, UUIDs, enums, and bytes inside (base64) as msgspec writes them. Raises ``TypeError`` or ``ValueError`` for what JSON cannot hold.
+    aliases); sets, datetimes, UUIDs, enums, and bytes inside (base64) as msgspec writes them. Raises ``TypeError`` or
+    ``ValueError`` for what JSON cannot hold.
     """
     if payload is None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Priority(ABC):
@@ -52,8 +52,9 @@ class WeightedPriority(Priority):
     def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
         shares = dict.fromkeys(self._weights, 0)
         waiting = {queue: backlog.get(queue, 0) for queue in self._weights}
-        self._forget_idle(waiting)
+        idle = [queue for queue, count in waiting.items() if not count]
         permits -= self._serve(permits, self._passes, waiting, shares)
+        self._forget_idle(idle)
         # What is left goes out on the chance that tasks have just arrived, and is not held against a queue.
         anything = dict.fromkeys(self._weights, permits)
         self._serve(permits, dict.fromkeys(self._weights, 0.0), anything, shares)
@@ -84,10 +85,8 @@ class WeightedPriority(Priority):
                 heapq.heappop(heap)
         return served
 
-    def _forget_idle(self, waiting: Mapping[str, int]) -> None:
+    def _forget_idle(self, idle: Sequence[str]) -> None:
         """A queue without work earns no right to a burst later: it rejoins level with the least served."""
-        busy = [self._passes[queue] for queue, count in waiting.items() if count]
-        level = min(busy, default=0.0)
-        for queue, count in waiting.items():
-            if not count:
-                self._passes[queue] = max(self._passes[queue], level)
+        level = min((at for queue, at in self._passes.items() if queue not in idle), default=0.0)
+        for queue in idle:
+            self._passes[queue] = max(self._passes[queue], level)

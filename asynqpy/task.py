@@ -201,7 +201,7 @@ class ActiveTask:
 
         ``data`` is what ``Task`` takes as a payload. From a plain ``def`` handler:
         ``task.wait_for(task.write_result(data))``. Raises ``LeaseExpiredError`` when the task was given away meanwhile,
-        ``BrokerError``, or ``TypeError`` for what JSON cannot hold.
+        ``BrokerError``, and ``TypeError`` or ``ValueError`` for what JSON cannot hold.
         """
         encoded = payloads.encode(data) or b""
         await self._write_result(encoded)

@@ -6,6 +6,7 @@ people who look and steer (list, run, delete, pause …) are not here either; se
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,9 @@ _REGISTER_AGAIN = 60.0
 #: Seconds after which the clock is anchored to Redis again on the side of an enqueue.
 _ANCHOR_AGAIN = 60.0
 
+#: A round trip (s) after which the time of Redis is asked again: half of it is the error of the answer.
+_SLOW_ROUND_TRIP = 0.01
+
 #: Most expired leases, and most expired completed tasks, that one call looks at.
 _PAGE = 100
 
@@ -77,6 +81,7 @@ class Broker:
         self._runner = Runner(self._connection)
         self._stamps = stamps()
         self._registered: dict[str, float] = {}
+        self._anchoring = asyncio.Lock()
         self.clock = clock or Clock()
 
     def __repr__(self) -> str:
@@ -96,9 +101,17 @@ class Broker:
 
     async def sync_clock(self) -> None:
         """Anchor the clock to the time of Redis."""
+        redis_time, round_trip = await self._redis_time()
+        if round_trip > _SLOW_ROUND_TRIP:
+            # It may have waited for a new connection on the way there; the next one finds it open.
+            redis_time, round_trip = await self._redis_time()
+        self.clock.anchor(redis_time, round_trip)
+
+    async def _redis_time(self) -> tuple[float, float]:
+        """The time of Redis, and how long the answer took, s."""
         started = time.perf_counter()
         redis_time = await self._runner.run(_TIME)
-        self.clock.anchor(redis_time, time.perf_counter() - started)
+        return redis_time, time.perf_counter() - started
 
     async def enqueue(self, tasks: Sequence[NewTask]) -> list[AsynqError | None]:
         """Store new tasks in one pipeline. Answers per task: ``None`` stored, or why not.
@@ -110,9 +123,15 @@ class Broker:
         batches = list(enqueue_batches(tasks, self.clock.now_ns()))
         register = self._register_call(queues)
         answers = await self._runner.run_all([*register, *(batch.call for batch in batches)])
-        if register and not isinstance(answers[0], BrokerError):
-            self._registered |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
+        if register:
+            self._note_registration(queues, answers[0])
         return spread(batches, answers[len(register) :])
+
+    def _note_registration(self, queues: set[str], answer: object) -> None:
+        if isinstance(answer, BrokerError):
+            logger.error("queues %s are in no list of queues: %s", sorted(queues), answer)
+        else:
+            self._registered |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
 
     def _register_call(self, queues: set[str]) -> list[Call[None]]:
         now = time.monotonic()
@@ -122,11 +141,15 @@ class Broker:
 
     async def keep_clock(self) -> None:
         """Anchor the clock if that was long ago or never."""
-        if self.clock.anchor_age() > _ANCHOR_AGAIN:
-            await self.sync_clock()
+        if self.clock.anchor_age() <= _ANCHOR_AGAIN:
+            return
+        async with self._anchoring:
+            # Of many callers at once the first asks Redis.
+            if self.clock.anchor_age() > _ANCHOR_AGAIN:
+                await self.sync_clock()
 
     async def publish_cancel(self, task_id: str) -> int:
-        """Ask whichever server runs the task to cancel it; answers how many servers were told."""
+        """Ask whichever server runs the task to cancel it; answers how many the asked node of Redis told."""
         return await self._runner.run(command("PUBLISH", keys.CANCEL_CHANNEL, task_id, read=int))
 
     def cancellations(self) -> Cancellations:
@@ -245,7 +268,7 @@ class Broker:
             calls = [delete_expired_completed_call(q, self.clock.now(), limit) for q in left]
             answers = await self._runner.run_all(calls)
             counts = {q: n for q, n in zip(left, answers, strict=True) if isinstance(n, int)}
-            await self._report(dict(zip(left, answers, strict=True)))
+            await self._report(left, answers)
             deleted += sum(counts.values())
             left = [queue for queue, count in counts.items() if count == limit]
         return deleted
@@ -282,11 +305,12 @@ class Broker:
     async def _run_per_queue(self, queues: Sequence[str], calls: Sequence[Call[Any]]) -> list[Any]:
         """Answers of the queues that gave one; the errors of the others are reported, not raised."""
         answers = await self._runner.run_all(calls)
-        await self._report(dict(zip(queues, answers, strict=True)))
+        await self._report(queues, answers)
         return [answer for answer in answers if not isinstance(answer, BrokerError)]
 
-    async def _report(self, answers: Mapping[str, Any]) -> None:
-        for queue, answer in answers.items():
+    async def _report(self, queues: Sequence[str], answers: Sequence[Any]) -> None:
+        """Log the errors among the answers; a queue may be there more than once."""
+        for queue, answer in zip(queues, answers, strict=True):
             if is_wrong_type(answer):
                 await self._set_aside_wrong_types(queue)
             elif isinstance(answer, BrokerError):

@@ -31,7 +31,10 @@ class Cancellations:
             self._connection = await self._parent.one_node()
             self._pubsub = self._connection.client.pubsub()
             await self._pubsub.subscribe(keys.CANCEL_CHANNEL)
-            await self._pubsub.get_message(timeout=_PING_AFTER)
+            confirmation = await self._pubsub.get_message(timeout=_PING_AFTER)
+        if confirmation is None:
+            where = self._parent.description
+            raise BrokerUnavailableError(f"Redis at {where} did not confirm the cancel channel")
 
     async def next(self) -> str:
         """Wait for the id of the next task to cancel. Raises ``BrokerError`` when the connection breaks."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from asynqpy.broker import keys
+from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import STAMPS, Delivery, ExpiredLease, Lease
 from asynqpy.broker.scripts import Call, Word, script_call
@@ -56,9 +57,13 @@ def score(expires_at: float, stamp: int) -> str:
 
 
 def dequeue_call(queue: str, limit: int, expires_at: float, stamp: int) -> Call[Dequeued]:
-    """Ask a queue for at most ``limit`` tasks, leased until ``expires_at`` (unix s)."""
+    """Ask a queue for at most ``limit`` tasks, and never more than a batch, leased until ``expires_at`` (unix s)."""
     script_keys = [keys.pending(queue), keys.paused(queue), keys.active(queue), keys.lease(queue)]
-    args: list[Word] = [keys.task_prefix(queue), limit, score(expires_at, stamp)]
+    args: list[Word] = [
+        keys.task_prefix(queue),
+        min(limit, MAX_BATCH),
+        score(expires_at, stamp),
+    ]
 
     def read(answer: tuple[int, list[bytes], list[bytes]]) -> Dequeued:
         backlog, tasks, repeated = answer

@@ -97,7 +97,8 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
             group_key=self.group_key,
             headers=self.headers,
         )
-        return message.SerializeToString()
+        # In sorted order, headers give the same bytes each time: settlements sent again are known by them.
+        return message.SerializeToString(deterministic=len(self.headers) > 1)
 
     @classmethod
     def decode(cls, data: bytes) -> TaskMessage:
@@ -287,4 +288,7 @@ def _timestamp(instant: datetime | None) -> Timestamp:
 def _instant(stamp: Timestamp) -> datetime | None:
     if stamp.seconds <= _NEVER_SECONDS:
         return None
-    return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
+    try:
+        return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1_000)
+    except OverflowError as error:
+        raise MalformedMessageError(f"{stamp.seconds} s after 1970 is no date") from error

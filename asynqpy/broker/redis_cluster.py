@@ -30,7 +30,8 @@ class SingleShotCluster(RedisCluster):
 
     def __init__(self, *, limit: int, **options: Any) -> None:
         # A MOVED teaches the client that one slot. By default redis-py also closes all connections
-        # at every fifth, whatever is under way on them.
+        # at every fifth, whatever is under way on them; and redis-py 8 gets many when its first
+        # commands come together, as it sends those to random nodes.
         super().__init__(reinitialize_steps=0, **options)
         self._use_fresh_connections()
         # redis-py 5 runs a pipeline this many times, the first one included; later ones ignore it.
@@ -59,8 +60,6 @@ class SingleShotCluster(RedisCluster):
 
     async def execute_command(self, *args: Any, **kwargs: Any) -> Any:
         async with self._command_turns:
-            # redis-py 8 chooses the node first, and at random as long as there is no topology.
-            _ = await self.initialize()
             return await super().execute_command(*args, **kwargs)
 
     def pipeline(

@@ -140,7 +140,7 @@ class Runner:
         if isinstance(error, _UNAVAILABLE_ERRORS):
             return BrokerUnavailableError(
                 f"Redis at {where} could not be reached or broke the connection ({text}): "
-                "check that it runs and the address; what was being written may have been stored"
+                "check that it runs and the address; a write under way may have happened"
             )
         return BrokerError(f"Redis at {where} answered: {text}")
 

@@ -66,7 +66,9 @@ class Executor:
             return _cancellation_error(run.task)
         except Exception as error:
             return error
-        except (SystemExit, BaseExceptionGroup) as error:
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             # A handler that calls sys.exit() fails; it does not take the server with it.
             return error
         finally:

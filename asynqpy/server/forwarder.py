@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from asynqpy.broker.broker import Broker
@@ -22,9 +23,19 @@ class Forwarder(Service):
         self._broker = broker
         self._clock = clock
         self._queues = queues
+        self._next_pass = 0.0
 
     async def tick(self) -> float | None:
+        # What becomes due while this pass is under way may be missed by it.
+        self._next_pass = math.inf
         next_due = await self._broker.forward(self._queues)
-        if next_due is None:
-            return None
-        return min(self._interval, max(_SHORTEST_PAUSE, next_due - self._clock.now()))
+        pause = self._interval
+        if next_due is not None:
+            pause = min(pause, max(_SHORTEST_PAUSE, next_due - self._clock.now()))
+        self._next_pass = self._clock.now() + pause
+        return pause
+
+    def expect(self, due: float) -> None:
+        """A task that is due at ``due`` (unix s) was just put in retry: look again if that is before the next pass."""
+        if int(due) < self._next_pass:
+            self.wake()

@@ -26,6 +26,8 @@ class Heartbeater(Service):
     it finds lost it cancels on the server's loop.
     """
 
+    longest_back_off = 2.0
+
     def __init__(
         self,
         *,
@@ -67,13 +69,13 @@ class Heartbeater(Service):
     async def _extend(self, runs: Sequence[Run]) -> None:
         """Extend the leases. One that ran out for want of an answer is as good as lost: others may take the task."""
         by_lease: dict[Lease, Run] = {run.lease: run for run in runs}
+        lost: list[Lease] = []
         try:
             lost = await self._broker.extend_lease(list(by_lease)) if runs else []
-        except BrokerError:
+        finally:
             now = self._clock.now()
-            self._give_up([run for run in runs if run.lease.expires_at <= now])
-            raise
-        self._give_up([by_lease[lease] for lease in lost])
+            expired = [lease for lease in by_lease if lease.expires_at <= now]
+            self._give_up([by_lease[lease] for lease in {*lost, *expired}])
 
     def _give_up(self, runs: Sequence[Run]) -> None:
         for run in runs:

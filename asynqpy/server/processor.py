@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -13,7 +13,7 @@ from functools import partial
 from anyio import Semaphore
 
 from asynqpy.broker.broker import Broker, Turn
-from asynqpy.broker.outcomes import Delivery, Lease, Requeue
+from asynqpy.broker.outcomes import Delivery, Lease, Requeue, Retry
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, LeaseExpiredError
 from asynqpy.priority import Priority
@@ -42,6 +42,8 @@ class Processor(Service):
     in its thread keeps its permit until the thread is done.
     """
 
+    longest_back_off = 2.0
+
     def __init__(
         self,
         *,
@@ -54,7 +56,9 @@ class Processor(Service):
         runs: Runs,
         report: ErrorReport,
         task_check_interval: float,
+        retry_due: Callable[[float], None] = lambda due: None,
     ) -> None:
+        """``retry_due`` is told when (unix s) a task that was put in retry is due."""
         super().__init__(interval=task_check_interval, at_once=True)
         self._broker = broker
         self._clock = clock
@@ -64,6 +68,7 @@ class Processor(Service):
         self._settler = settler
         self._runs = runs
         self._report = report
+        self._retry_due = retry_due
         self._reports: set[asyncio.Task[None]] = set()
         self._fetching = True
         self._backlog: dict[str, int] = {}
@@ -85,11 +90,14 @@ class Processor(Service):
     async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
         try:
             turn = await self._broker.turn([item.settlement for item in unsettled], wanted)
-        except BrokerError as error:
+        except Exception as error:
             self._settler.unanswered(unsettled, error)
             raise
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
+        retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
+        if retries:
+            self._retry_due(min(retry.at for retry in retries))
         return turn
 
     def _pause(self, turn: Turn) -> float:
@@ -213,6 +221,8 @@ class Processor(Service):
         if len(self._settler):
             await asyncio.sleep(_LAST_FLUSH)
             await self._flush()
+        if self._reports:
+            await asyncio.wait(self._reports, timeout=_LAST_FLUSH)
         for sending in list(self._reports):
             sending.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)

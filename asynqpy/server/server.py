@@ -225,6 +225,9 @@ class Server:
         """Wire the parts together: the only place that knows them all."""
         broker, clock, runs, queues = self._broker, self._clock, self._runs, list(self._queues)
         loop = asyncio.get_running_loop()
+        self._forwarder = Forwarder(
+            broker=broker, clock=clock, queues=queues, interval=self._delayed_interval
+        )
         self._processor = Processor(
             broker=broker,
             clock=clock,
@@ -237,9 +240,7 @@ class Server:
             runs=runs,
             report=self._report,
             task_check_interval=self._task_check_interval,
-        )
-        self._forwarder = Forwarder(
-            broker=broker, clock=clock, queues=queues, interval=self._delayed_interval
+            retry_due=self._forwarder.expect,
         )
         recoverer = Recoverer(
             broker=broker, clock=clock, queues=queues, policy=self._policy, report=self._report

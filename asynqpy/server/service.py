@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 
@@ -13,8 +14,11 @@ from asynqpy.errors import BrokerError
 
 logger = logging.getLogger("asynqpy.server")
 
-#: Seconds before the second and, doubled each time, at most before any later attempt after a failure.
-_FIRST_BACK_OFF, _LONGEST_BACK_OFF = 0.5, 10.0
+#: Seconds before the second attempt after a failure; doubled for each one after that.
+_FIRST_BACK_OFF = 0.5
+
+#: Seconds before a cancelled tick is cancelled again: redis-py loses a cancellation while it connects.
+_CANCEL_AGAIN = 0.5
 
 
 class Service(ABC):
@@ -24,6 +28,9 @@ class Service(ABC):
     nothing. A tick that fails is logged and tried again, ever more slowly. Subclasses say what one pass is; tests call
     it.
     """
+
+    #: Seconds at most before another attempt after a failure. Shorter where a lease depends on it.
+    longest_back_off = 10.0
 
     #: Whether stop may cancel a tick under way. Not when it awaits an answer that must not be lost.
     interruptible = False
@@ -56,10 +63,11 @@ class Service(ABC):
             return
         self._stopping.set()
         self._wake.set()
-        if self.interruptible:
-            task.cancel()
-        # Not ``await task``: its cancellation must not pass for that of whoever called stop.
-        await asyncio.wait([task])
+        while not task.done():
+            if self.interruptible:
+                task.cancel()
+            # Not ``await task``: its cancellation must not pass for that of whoever called stop.
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN if self.interruptible else None)
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s did not stop cleanly: %s", self.name, error, exc_info=error)
@@ -79,10 +87,13 @@ class Service(ABC):
             await self.finish()
 
     async def _guarded_tick(self) -> float:
+        started = time.monotonic()
         try:
             delay = await self.tick()
         except Exception as error:
-            self._failures += 1
+            # A tick that held for long, such as a subscription, had recovered from what failed before it.
+            held = time.monotonic() - started > self.longest_back_off
+            self._failures = 1 if held else self._failures + 1
             return await self._back_off(error)
         if self._failures:
             logger.info("%s works again", self.name)
@@ -91,7 +102,7 @@ class Service(ABC):
 
     async def _back_off(self, error: Exception) -> float:
         """Wait before the next attempt; nothing but stop shortens it, or a busy server would hammer a sick Redis."""
-        longest = min(_LONGEST_BACK_OFF, _FIRST_BACK_OFF * 2 ** (self._failures - 1))
+        longest = min(self.longest_back_off, _FIRST_BACK_OFF * 2 ** (self._failures - 1))
         delay = longest * random.uniform(0.75, 1.25)
         expected = isinstance(error, BrokerError)
         logger.log(

@@ -75,13 +75,13 @@ class Settler:
                 lost.append(item.task)
         return lost
 
-    def unanswered(self, taken: Sequence[Unsettled], error: BrokerError) -> None:
-        """The connection broke: each may be settled or not, so "lost" is no news any more."""
+    def unanswered(self, taken: Sequence[Unsettled], error: Exception) -> None:
+        """The round trip failed: each may be settled or not, so "lost" is no news any more."""
         for item in taken:
             item.uncertain = True
             self._keep(item, error)
 
-    def _keep(self, item: Unsettled, error: BrokerError) -> None:
+    def _keep(self, item: Unsettled, error: Exception) -> None:
         message, now = item.settlement.message, self._clock.now()
         ids = {"task_id": message.id, "queue": message.queue, "task_type": message.type}
         outcome = type(item.settlement.outcome).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -34,6 +35,8 @@ class FailurePolicy:
         try:
             delay = self.retry_delay(retried, error, task)
             seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+            if math.isnan(seconds):
+                raise ValueError("retry_delay answered NaN")
         except Exception:
             logger.exception("retry_delay failed for %r; the default delay applies", task)
             seconds = default_retry_delay(retried, error, task)
@@ -81,10 +84,13 @@ def after_failure(
 
 def error_text(error: BaseException) -> str:
     """The text that the CLI and asynqmon show for a failure."""
-    text = str(error)
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # an error that cannot tell itself is still a failure
+        return name
     if isinstance(error, AsynqError) and text:
         return text
-    name = type(error).__name__
     return f"{name}: {text}" if text else name
 
 

@@ -15,6 +15,12 @@ local function holds(id, fence)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
 end
 
+-- A key of another type under the task's name is left, with its lease, for the recoverer to set aside.
+local function is_writable(key)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'hash' or kind == 'none'
+end
+
 -- A counter at its maximum, or of the wrong type, starts anew rather than failing the settlement.
 local function count(key, n)
   local total = redis.pcall('INCRBY', key, n)
@@ -42,7 +48,7 @@ local answers, settled = {}, 0
 for i = 7, #ARGV, 3 do
   local id, fence, message = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = prefix .. id
-  if holds(id, fence) then
+  if holds(id, fence) and is_writable(key) then
     redis.call('LREM', active, 1, id)
     redis.call('ZREM', lease, id)
     redis.call('ZADD', archived, now, id)
@@ -50,7 +56,7 @@ for i = 7, #ARGV, 3 do
     settled = settled + 1
     answers[#answers + 1] = 1
   else
-    local record = redis.call('HMGET', key, 'state', 'msg')
+    local record = redis.pcall('HMGET', key, 'state', 'msg')
     answers[#answers + 1] = (record[1] == 'archived' and record[2] == message) and 1 or 0
   end
 end

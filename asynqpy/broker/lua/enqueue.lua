@@ -19,7 +19,16 @@ redis.call('SCARD', groups)
 local taken, held = {}, {}
 
 local function is_own_earlier_run(key, token)
-  return not taken[key] and (token == '' or redis.call('HGET', key, 'enqueue_token') == token)
+  return not taken[key] and (token == '' or redis.pcall('HGET', key, 'enqueue_token') == token)
+end
+
+-- A lock whose task is gone was leaked (Go leaks some), one of the wrong type is none: both are taken over.
+local function is_locked(lock)
+  local holder = held[lock] or redis.pcall('GET', lock)
+  if type(holder) ~= 'string' then
+    return false
+  end
+  return taken[prefix .. holder] or redis.call('EXISTS', prefix .. holder) == 1
 end
 
 local function verdict(id, token, lock)
@@ -28,12 +37,8 @@ local function verdict(id, token, lock)
   if exists and is_own_earlier_run(key, token) then
     return 1, false
   end
-  if lock ~= '' then
-    local holder = held[lock] or redis.call('GET', lock)
-    -- A lock whose task is gone was leaked (Go leaks some): it protects nothing and is taken over.
-    if holder and (taken[prefix .. holder] or redis.call('EXISTS', prefix .. holder) == 1) then
-      return -1, false
-    end
+  if lock ~= '' and is_locked(lock) then
+    return -1, false
   end
   if exists then
     return 0, false

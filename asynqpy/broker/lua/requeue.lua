@@ -12,6 +12,12 @@ local function holds(id, fence)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
 end
 
+-- A key of another type under the task's name is left, with its lease, for the recoverer to set aside.
+local function is_writable(key)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'hash' or kind == 'none'
+end
+
 redis.call('LLEN', pending)
 local answers = {}
 -- Last to first: what is pushed last at the tail runs first.
@@ -19,7 +25,7 @@ for i = #ARGV - 1, 3, -2 do
   local id, fence = ARGV[i], ARGV[i + 1]
   local key = prefix .. id
   local answer = 0
-  if holds(id, fence) then
+  if holds(id, fence) and is_writable(key) then
     redis.call('LREM', active, 1, id)
     redis.call('ZREM', lease, id)
     -- A hash that is gone must not come back as one without a message.
@@ -28,7 +34,7 @@ for i = #ARGV - 1, 3, -2 do
       redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
       answer = 1
     end
-  elseif redis.call('HGET', key, 'state') == 'pending' then
+  elseif redis.pcall('HGET', key, 'state') == 'pending' then
     answer = 1
   end
   answers[(i - 1) / 2] = answer

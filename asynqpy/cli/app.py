@@ -1,0 +1,71 @@
+"""The commands and their arguments. What takes more than a few lines to do has a module of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from asynqpy.cli.demo import run_demo
+from asynqpy.client import Client
+from asynqpy.errors import AsynqError
+from asynqpy.version import __version__
+
+app = typer.Typer(
+    help="A task queue for asyncio that shares its Redis with Go's asynq.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Uri = Annotated[
+    str,
+    typer.Option(
+        "--uri",
+        "-u",
+        envvar="REDIS_URL",
+        show_envvar=True,
+        metavar="URL",
+        help="Redis: redis://, rediss://, unix://, redis-sentinel://, redis-cluster:// or embedded://",
+    ),
+]
+
+
+@app.command()
+def demo() -> None:
+    """Watch tasks go through all of their states, for a quarter of a minute.
+
+    Starts a worker, a producer and a Redis of its own, and leaves nothing behind.
+    """
+    raise typer.Exit(run_demo(Console(highlight=False)))
+
+
+@app.command()
+def ping(uri: Uri = "redis://localhost:6379") -> None:
+    """Check that Redis answers."""
+    try:
+        seconds = asyncio.run(_ping(uri))
+    except (AsynqError, TypeError, ValueError) as error:
+        _fail(error)
+    typer.echo(f"PONG after {1000 * seconds:.1f} ms")
+
+
+@app.command()
+def version() -> None:
+    """Print the version of asynqpy."""
+    typer.echo(f"asynqpy {__version__}")
+
+
+async def _ping(uri: str) -> float:
+    """Seconds from the first contact to the answer."""
+    async with Client(uri) as client:
+        started = time.perf_counter()
+        await client.ping()
+        return time.perf_counter() - started
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.echo(f"asynqpy: {error}", err=True)
+    raise typer.Exit(1)

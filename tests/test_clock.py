@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+import re
+import time
+
+import pytest
+
+from asynqpy import clock as clock_module
+from asynqpy.clock import Clock
+
+
+class Host:
+    """The clocks of a host: ``wall`` may jump, ``monotonic`` only runs on."""
+
+    def __init__(self) -> None:
+        self.wall = 1_700_000_000.0
+        self.uptime = 5_000.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host()
+    monkeypatch.setattr(clock_module, "time", host)
+    return host
+
+
+def test_clock_tells_the_time_of_its_host_until_it_is_anchored(host: Host) -> None:
+    clock = Clock()
+    host.passes(10)
+    assert clock.now() == 1_700_000_010.0
+
+
+def test_real_clock_agrees_with_wall_time() -> None:
+    assert abs(Clock().now() - time.time()) < 1.0
+
+
+def test_jump_of_the_host_clock_moves_nothing(host: Host) -> None:
+    clock = Clock()
+    host.wall += 86_400
+    assert clock.now() == 1_700_000_000.0
+
+
+def test_anchored_clock_follows_redis_and_runs_on(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=0.0)
+    host.passes(1.5)
+    assert clock.now() == 1_700_003_601.5
+
+
+def test_time_of_redis_is_taken_to_be_half_a_round_trip_old(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=0.5)
+    assert clock.now() == 1_700_003_600.25
+
+
+def test_slow_sample_is_better_than_none(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=10.0)
+    assert clock.now() == 1_700_003_605.0
+
+
+def test_slow_sample_does_not_replace_a_good_one(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=0.0)
+    host.passes(60)
+    clock.anchor(1_700_003_700.0, round_trip=10.0)
+    assert clock.now() == 1_700_003_660.0
+    assert clock.anchor_age() == 60
+
+
+def test_clock_that_was_never_anchored_is_infinitely_out_of_date(host: Host) -> None:
+    clock = Clock()
+    assert clock.anchor_age() == math.inf
+    clock.anchor(1_700_003_600.0, round_trip=0.0)
+    host.passes(7)
+    assert clock.anchor_age() == 7
+
+
+def test_nanoseconds_have_the_nineteen_digits_that_go_writes(host: Host) -> None:
+    host.wall += 0.5
+    nanoseconds = Clock().now_ns()
+    assert nanoseconds == 1_700_000_000_500_000_000
+    assert re.fullmatch(r"\d{19}", str(nanoseconds))
+
+
+def test_day_of_the_counters_is_that_of_utc(host: Host) -> None:
+    host.wall = 1_700_006_399.0
+    clock = Clock()
+    assert clock.today() == "2023-11-14"
+    host.passes(1)
+    assert clock.today() == "2023-11-15"

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asynqpy.priority import Priority, StrictPriority, WeightedPriority
+
+#: Examples may take their time: the machine has other work too.
+unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+QUEUES = {"critical": 6, "default": 3, "low": 1}
+FULL = dict.fromkeys(QUEUES, 10_000)
+
+NAMES = ("critical", "default", "low", "mail")
+weights = st.dictionaries(st.sampled_from(NAMES), st.integers(1, 100), min_size=1)
+permits = st.integers(0, 200)
+backlogs = st.dictionaries(st.sampled_from((*NAMES, "unknown")), st.integers(0, 300))
+kinds = st.sampled_from([StrictPriority, WeightedPriority])
+
+
+def drawn(priority: Priority, rounds: list[int], backlog: dict[str, int]) -> Counter[str]:
+    """What a priority gives away in all, while the backlog stays the same."""
+    total: Counter[str] = Counter()
+    for free in rounds:
+        total.update(priority.draw(free, backlog))
+    return total
+
+
+@unhurried
+@given(kinds, weights, st.lists(st.tuples(permits, backlogs), max_size=8))
+def test_every_draw_names_each_queue_and_gives_away_exactly_the_permits(
+    kind: type[Priority], queues: dict[str, int], rounds: list[tuple[int, dict[str, int]]]
+) -> None:
+    priority = kind(queues)
+    for free, backlog in rounds:
+        shares = priority.draw(free, backlog)
+        assert shares.keys() == queues.keys()
+        assert sum(shares.values()) == free
+        assert min(shares.values()) >= 0
+
+
+@unhurried
+@given(kinds, weights, permits, backlogs)
+def test_known_work_is_asked_for_before_permits_go_out_on_chance(
+    kind: type[Priority], queues: dict[str, int], free: int, backlog: dict[str, int]
+) -> None:
+    shares = kind(queues).draw(free, backlog)
+    known = {queue: backlog.get(queue, 0) for queue in queues}
+    served = sum(min(shares[queue], known[queue]) for queue in queues)
+    assert served == min(free, sum(known.values()))
+
+
+@unhurried
+@given(weights, st.lists(permits, max_size=30))
+def test_backed_up_queues_share_in_proportion_to_within_one_round_of_turns(
+    queues: dict[str, int], rounds: list[int]
+) -> None:
+    backlog = dict.fromkeys(queues, 10_000)
+    total = drawn(WeightedPriority(queues), rounds, backlog)
+    whole = sum(queues.values())
+    for queue, weight in queues.items():
+        fair = total.total() * weight / whole
+        assert abs(total[queue] - fair) <= max(1, len(queues) * weight / whole) + 1e-6
+
+
+@unhurried
+@given(weights, st.lists(st.tuples(permits, backlogs), max_size=8))
+def test_strict_queue_gets_known_work_only_when_those_above_have_theirs(
+    queues: dict[str, int], rounds: list[tuple[int, dict[str, int]]]
+) -> None:
+    priority = StrictPriority(queues)
+    for free, backlog in rounds:
+        shares = priority.draw(free, backlog)
+        for queue in (queue for queue in queues if shares[queue]):
+            above = [other for other in queues if queues[other] > queues[queue]]
+            assert all(shares[other] >= backlog.get(other, 0) for other in above)
+
+
+def test_shares_are_sixty_thirty_and_ten_percent() -> None:
+    total = drawn(WeightedPriority(QUEUES), [10] * 100, FULL)
+    assert total == {"critical": 600, "default": 300, "low": 100}
+
+
+def test_shares_hold_when_permits_come_one_by_one() -> None:
+    total = drawn(WeightedPriority(QUEUES), [1] * 1_000, FULL)
+    assert total == {"critical": 600, "default": 300, "low": 100}
+
+
+def test_first_draw_divides_by_weight_before_anything_is_known() -> None:
+    assert WeightedPriority(QUEUES).draw(10, {}) == {"critical": 6, "default": 3, "low": 1}
+
+
+def test_share_of_an_idle_queue_goes_to_the_others() -> None:
+    total = drawn(WeightedPriority(QUEUES), [10] * 100, {"default": 10_000, "low": 10_000})
+    assert total == {"critical": 0, "default": 750, "low": 250}
+
+
+def test_queue_that_was_idle_makes_up_for_nothing() -> None:
+    priority = WeightedPriority(QUEUES)
+    drawn(priority, [10] * 100, {"default": 10_000, "low": 10_000})
+    assert drawn(priority, [10] * 10, FULL) == {"critical": 60, "default": 30, "low": 10}
+
+
+def test_chance_permits_are_not_held_against_a_queue() -> None:
+    priority = WeightedPriority(QUEUES)
+    drawn(priority, [100] * 100, {})
+    assert drawn(priority, [10] * 10, FULL) == {"critical": 60, "default": 30, "low": 10}
+
+
+def test_strict_priority_serves_the_highest_queue_alone_while_it_has_work() -> None:
+    shares = StrictPriority(QUEUES).draw(10, FULL)
+    assert shares == {"critical": 10, "default": 0, "low": 0}
+
+
+def test_strict_priority_goes_down_as_far_as_permits_last() -> None:
+    backlog = {"critical": 4, "default": 5, "low": 10_000}
+    assert StrictPriority(QUEUES).draw(10, backlog) == {"critical": 4, "default": 5, "low": 1}
+
+
+def test_strict_priority_is_about_weights_and_not_the_order_given() -> None:
+    priority = StrictPriority({"low": 1, "critical": 6})
+    assert priority.draw(3, {"low": 5, "critical": 5}) == {"critical": 3, "low": 0}
+
+
+def test_strict_queues_of_equal_priority_keep_their_order() -> None:
+    priority = StrictPriority({"b": 1, "a": 1})
+    assert priority.draw(3, {"a": 5, "b": 2}) == {"b": 2, "a": 1}
+
+
+def test_strict_priority_offers_idle_permits_to_the_highest_queue() -> None:
+    assert StrictPriority(QUEUES).draw(10, {"low": 3}) == {"critical": 7, "default": 0, "low": 3}
