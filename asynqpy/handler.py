@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, cast
 
 from asynqpy.task import ActiveTask
 
+#: What a middleware calls next: takes the task, and is awaited.
 AsyncHandler: TypeAlias = Callable[[ActiveTask], Awaitable[Any]]
 
 #: What ``Server`` and ``ServeMux`` take: ``async def f(task)``, ``def f(task)``, or a ``ServeMux``.

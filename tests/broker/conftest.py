@@ -1,11 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import Sentinel
 
+from asynqpy.broker.broker import Broker
+from tests.fake_clock import FakeClock
 from tests.redis_process import (
     ClusterProcesses,
     RedisProcess,
@@ -52,3 +57,40 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
     deployment.ask_all("FLUSHALL")
     deployment.ask_all("SCRIPT FLUSH")
     return deployment
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+async def broker(redis_url: str, clock: FakeClock) -> AsyncIterator[Broker]:
+    broker = Broker(redis_url, clock)
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def other_broker(redis_url: str, clock: FakeClock) -> AsyncIterator[Broker]:
+    """Another process on the same Redis."""
+    broker = Broker(redis_url, clock)
+    yield broker
+    await broker.close()
+
+
+@pytest.fixture
+async def callers_client(deployment: Deployment) -> AsyncIterator[Redis | RedisCluster]:
+    """A client as a user of redis-py makes it: with its default settings, also for retries."""
+    scheme, _, address = deployment.url.partition("://")
+    host, port = address.split("/")[0].split(",")[0].split(":")
+    sentinel = Sentinel([(host, int(port))])  # type: ignore[no-untyped-call]
+    if scheme == "redis-cluster":
+        client: Any = RedisCluster(host, int(port))
+    elif scheme == "redis-sentinel":
+        client = sentinel.master_for("mymaster")
+    else:
+        client = Redis.from_url(deployment.url)
+    yield client
+    for each in (client, *sentinel.sentinels):
+        await each.aclose()

@@ -4,7 +4,7 @@ import asyncio
 import shutil
 import subprocess
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 import redis as synchronous
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
 from asynqpy.broker.connection import Connection
@@ -146,56 +145,26 @@ async def test_tls_takes_a_certificate_for_its_own_host_only(
         await use(f"rediss://localhost:{tls[0]}")
 
 
-CallersClient = Redis | RedisCluster
-MakeClient = Callable[..., CallersClient]
-
-
-@pytest.fixture
-async def callers(deployment: Deployment) -> AsyncIterator[MakeClient]:
-    """Makes a client as a user of redis-py would, for each shape of Redis; closes it at the end."""
-    clients: list[Any] = []
-
-    def make(**options: Any) -> CallersClient:
-        clients.extend(callers_clients(deployment, **options))
-        client: CallersClient = clients[-1]
-        return client
-
-    yield make
-    for client in clients:
-        await client.aclose()
-
-
-def callers_clients(deployment: Deployment, **options: Any) -> list[CallersClient]:
-    """The client that its owner hands over, after those that it needs."""
-    scheme, _, address = deployment.url.partition("://")
-    host, port = address.split("/")[0].split(",")[0].split(":")
-    if scheme == "redis-cluster":
-        return [RedisCluster(host, int(port), **options)]
-    if scheme == "redis-sentinel":
-        sentinel = Sentinel([(host, int(port))])  # type: ignore[no-untyped-call]
-        return [*sentinel.sentinels, sentinel.master_for("mymaster", **options)]
-    return [Redis.from_url(deployment.url, **options)]
-
-
-async def connection_ids(client: CallersClient) -> set[int]:
+async def connection_ids(client: Redis | RedisCluster) -> set[int]:
     answer = await client.execute_command("CLIENT ID", target_nodes="primaries")
     return set(answer.values()) if isinstance(answer, dict) else {answer}
 
 
-async def test_a_clients_owner_closes_it(callers: MakeClient) -> None:
-    client = callers()
-    before = await connection_ids(client)
-    connection = Connection.open(client)
-    assert connection.client is client
+async def test_a_clients_owner_closes_it(
+    deployment: Deployment, callers_client: Redis | RedisCluster
+) -> None:
+    before = await connection_ids(callers_client)
+    connection = Connection.open(callers_client)
+    assert connection.client is callers_client
     assert await write_and_read(connection) == b"value"
     await connection.close()
-    assert await connection_ids(client) == before
+    assert await connection_ids(callers_client) == before
 
 
 async def test_a_sibling_lives_on_another_threads_loop(
-    callers: MakeClient, deployment: Deployment
+    deployment: Deployment, callers_client: Redis | RedisCluster
 ) -> None:
-    for source in (deployment.url, callers()):
+    for source in (deployment.url, callers_client):
         connection = Connection.open(source)
         await write_and_read(connection)
         sibling = connection.sibling()
