@@ -15,6 +15,14 @@ _WORST_ROUND_TRIP = 2.0
 
 _NANOSECONDS = 1_000_000_000
 
+#: The last second of the year 9999, unix s: no ``datetime`` goes further.
+_LATEST = 253_402_300_799
+
+
+def instant(unix: float) -> datetime:
+    """Unix seconds as UTC. What lies before 1970 or past 9999 (milliseconds?) becomes the end of that range."""
+    return datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
+
 
 class Clock:
     """Unix time that agrees with the Redis it was anchored to. Safe to read from any thread."""
@@ -33,7 +41,7 @@ class Clock:
 
     def today(self) -> str:
         """The UTC day, ``YYYY-MM-DD``, by which the daily counters are named."""
-        return datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%d")
+        return instant(self.now()).strftime("%Y-%m-%d")
 
     def anchor(self, redis_time: float, round_trip: float) -> None:
         """Follow Redis, whose ``TIME`` (s) has just arrived after a round trip of so many seconds."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, Unpack, overload
 
 from asynqpy import options as task_options
 from asynqpy import payload as payloads
 from asynqpy.broker.messages import TaskMessage, TaskState
+from asynqpy.clock import instant
 from asynqpy.options import TaskOptions
 
 __all__ = ["ActiveTask", "CancelCause", "Task", "TaskInfo", "TaskState", "current_task"]
@@ -231,7 +232,7 @@ def current_task() -> ActiveTask:
 
 
 def _instant(unix: float | None) -> datetime | None:
-    return datetime.fromtimestamp(unix, UTC) if unix else None
+    return instant(unix) if unix else None
 
 
 def _duration(seconds: int) -> timedelta | None:

@@ -77,7 +77,8 @@ class RedisProcess:
         if self._process.poll() is not None:
             raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
         try:
-            return bool(self.ask("PING"))
+            # Not somebody else's, who was faster to take the port.
+            return bool(self.ask("INFO", "server")["process_id"] == self.pid)
         except redis.AuthenticationError:
             return True
         except redis.ConnectionError:
@@ -197,7 +198,7 @@ def start_cluster(nodes: int = 3) -> ClusterProcesses:
 
 def free_port() -> int:
     """A port that is free, with its cluster bus; outside of those the kernel gives to clients."""
-    for port in random.sample(range(20_000, 22_000), 200):
+    for port in random.sample(range(10_000, 20_000), 200):
         if _is_free(port) and _is_free(port + _BUS_OFFSET):
             return port
     raise RuntimeError("no free port found")

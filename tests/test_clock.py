@@ -7,7 +7,7 @@ import time
 import pytest
 
 from asynqpy import clock as clock_module
-from asynqpy.clock import Clock
+from asynqpy.clock import Clock, instant
 
 
 class Host:
@@ -100,3 +100,19 @@ def test_day_of_the_counters_is_that_of_utc(host: Host) -> None:
     assert clock.today() == "2023-11-14"
     host.passes(1)
     assert clock.today() == "2023-11-15"
+
+
+@pytest.mark.parametrize(
+    ("unix", "year"),
+    [
+        (0, 1970),
+        (1_795_417_717.5, 2026),
+        (-5e18, 1970),
+        (float("-inf"), 1970),
+        (1_795_417_717_000, 9999),
+    ],
+)
+def test_instants_that_no_datetime_holds_become_the_end_of_the_range(
+    unix: float, year: int
+) -> None:
+    assert instant(unix).year == year

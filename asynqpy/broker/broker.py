@@ -255,11 +255,17 @@ class Broker:
 
     async def lease_expired(self, queues: Sequence[str], cutoff: float) -> list[ExpiredLease]:
         """List tasks whose lease ended at or before ``cutoff`` (unix s), a page of each queue."""
-        calls = [lease_expired_call(queue, cutoff, _PAGE) for queue in queues]
-        expired = await self._run_per_queue(queues, calls)
-        for page in expired:
-            await self._quarantine(page.queue, keys.lease(page.queue), page.unreadable)
-        return [lease for page in expired for lease in page.leases]
+        while True:
+            calls = [lease_expired_call(queue, cutoff, _PAGE) for queue in queues]
+            expired = await self._run_per_queue(queues, calls)
+            set_aside = 0
+            for page in expired:
+                listed_in = keys.lease(page.queue)
+                set_aside += await self._quarantine(page.queue, listed_in, page.unreadable)
+            leases = [lease for page in expired for lease in page.leases]
+            # A page of nothing but unreadable records may hide readable ones behind it.
+            if leases or not set_aside:
+                return leases
 
     async def delete_expired_completed(self, queues: Sequence[str], limit: int = _PAGE) -> int:
         """Delete completed tasks whose retention ended, ``limit`` of a queue at a time; answers how many."""
@@ -318,11 +324,12 @@ class Broker:
 
     async def _quarantine(
         self, queue: str, listed_in: str, unreadable: Sequence[Unreadable]
-    ) -> None:
+    ) -> int:
+        """Set records aside; answers how many were still there to be."""
         if not unreadable:
-            return
+            return 0
         now = self.clock.now()
-        await self._runner.run(quarantine_call(queue, listed_in, unreadable, now))
+        moved = await self._runner.run(quarantine_call(queue, listed_in, unreadable, now))
         for record in unreadable:
             name = record.id.decode("utf-8", "replace")
             logger.error(
@@ -334,6 +341,7 @@ class Broker:
                 record.reason,
                 extra={"task_id": name, "queue": queue},
             )
+        return moved
 
     async def _set_aside_wrong_types(self, queue: str) -> None:
         for name in await self._runner.run(set_aside_wrong_types_call(queue)):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.messages import ServerInfo, WorkerInfo
 from asynqpy.broker.outcomes import Lease
-from asynqpy.clock import Clock
+from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerError
 from asynqpy.server.runs import Run, Runs
 from asynqpy.server.service import Service
@@ -104,6 +103,6 @@ def _worker_info(server: ServerInfo, run: Run) -> WorkerInfo:
         task_type=run.message.type,
         task_payload=run.message.payload,
         queue=run.message.queue,
-        start_time=datetime.fromtimestamp(run.started_at, UTC),
-        deadline=datetime.fromtimestamp(run.deadline, UTC),
+        start_time=instant(run.started_at),
+        deadline=instant(run.deadline),
     )

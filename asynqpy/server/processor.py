@@ -7,14 +7,13 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 
 from anyio import Semaphore
 
 from asynqpy.broker.broker import Broker, Turn
 from asynqpy.broker.outcomes import Delivery, Lease, Requeue, Retry
-from asynqpy.clock import Clock
+from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerError, LeaseExpiredError
 from asynqpy.priority import Priority
 from asynqpy.server.error_report import ErrorReport
@@ -127,7 +126,7 @@ class Processor(Service):
         deadline = effective_deadline(delivery.message, now)
         task = ActiveTask(
             delivery.message,
-            deadline=datetime.fromtimestamp(deadline, UTC),
+            deadline=instant(deadline),
             write_result=partial(self._write_result, delivery.lease),
         )
         return Run(delivery, task, started_at=now, deadline=deadline)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.outcomes import ExpiredLease, Settlement
-from asynqpy.clock import Clock
+from asynqpy.clock import Clock, instant
 from asynqpy.errors import LeaseExpiredError
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT
@@ -79,7 +78,7 @@ class Recoverer(Service):
         return Settlement(lease.message, lease.score, outcome, now)
 
     def _task_of(self, lease: ExpiredLease) -> ActiveTask:
-        deadline = datetime.fromtimestamp(float(lease.score), UTC)
+        deadline = instant(float(lease.score))
         return ActiveTask(lease.message, deadline=deadline, write_result=_refuse)
 
 

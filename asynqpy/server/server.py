@@ -11,7 +11,6 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Self
 
@@ -20,6 +19,7 @@ import anyio
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
 from asynqpy.broker.messages import ServerInfo
+from asynqpy.clock import instant
 from asynqpy.errors import BrokerAuthError, BrokerError, ServerClosedError
 from asynqpy.handler import AsyncHandler, Handler, as_async
 from asynqpy.options import Duration, check_queue
@@ -125,7 +125,7 @@ class Server:
         self._broker = Broker(redis)
         self._clock = self._broker.clock
         self._identity = (socket.gethostname() or "unknown-host", os.getpid(), str(uuid.uuid4()))
-        self._started_at = datetime.fromtimestamp(0, UTC)
+        self._started_at = instant(0)
         self._runs = Runs()
         self._state = ServerState.NEW
         self._told_to_stop = asyncio.Event()
@@ -168,15 +168,19 @@ class Server:
             raise ServerClosedError("the server was shut down; make a new one")
         if self._state is not ServerState.NEW:
             raise RuntimeError("the server runs already")
-        handle = as_async(handler)
+        # Put together before the first await: stop and shutdown may come while Redis is being greeted.
+        self._assemble(as_async(handler))
         self._state = ServerState.ACTIVE
         try:
             await self._greet_redis()
         except BaseException:
-            self._state = ServerState.NEW
+            if self._closing is None:
+                self._state = ServerState.NEW
             raise
-        self._started_at = datetime.fromtimestamp(self._clock.now(), UTC)
-        self._assemble(handle)
+        if self._closing is not None:
+            await self._broker.close()
+            raise ServerClosedError("the server was shut down while it started")
+        self._started_at = instant(self._clock.now())
         self._heart.start()
         for service in self._services:
             service.start()

@@ -135,3 +135,19 @@ async def test_counter_of_the_wrong_type_stops_no_task(redis_url: str, redis: Re
         await eventually(lambda: len(worked) == 2)
     assert sorted(worked) == ["a", "b"]
     assert not [name for name in await dump(redis) if ":t:" in name]
+
+
+@pytest.mark.parametrize("limits", [{"deadline": 1_795_417_717_000}, {"timeout": 2**62}])
+async def test_limit_past_the_year_9999_holds_nobody_up(
+    redis_url: str, redis: Redis, limits: dict[str, int]
+) -> None:
+    """Somebody took milliseconds for seconds: the task runs, and so does its neighbour."""
+    await seed_pending(redis, message("far", **({"timeout": 0} | limits)), message("near"))
+    seen: list[str] = []
+
+    async def handle(task: ActiveTask) -> None:
+        seen.append(f"{task.id} until {task.deadline.year}")
+
+    async with serving(redis_url, handle):
+        await eventually(lambda: len(seen) == 2)
+    assert "far until 9999" in seen

@@ -1,0 +1,56 @@
+"""Values that the broker takes, with defaults that fit most tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asynqpy.broker import asynq_pb2 as pb
+from asynqpy.broker.messages import TaskMessage, TaskState
+from asynqpy.broker.outcomes import Lease, Outcome, Settlement
+from asynqpy.broker.producing import NewTask
+from asynqpy.clock import Clock
+
+#: A lock of a task type of our own, in the queue ``default``.
+LOCK = "asynq:{default}:unique:report:"
+
+#: The stamp of the worker whose turn it is in a test.
+STAMP = 12_345
+
+
+def new_task(
+    task_id: str = "t1",
+    *,
+    state: TaskState = TaskState.PENDING,
+    score: int = 0,
+    lock: str = "",
+    lock_ttl: int = 60,
+    token: str = "",
+    **fields: Any,
+) -> NewTask:
+    known: dict[str, Any] = {"type": "email:welcome", "max_retry": 25, "timeout": 1800}
+    message = TaskMessage(id=task_id, unique_key=lock, **(known | fields))
+    return NewTask(message, state, score, lock_ttl if lock else 0, token)
+
+
+def scheduled_task(task_id: str = "t1", *, at: int, **fields: Any) -> NewTask:
+    return new_task(task_id, state=TaskState.SCHEDULED, score=at, **fields)
+
+
+def grouped_task(task_id: str = "t1", *, group: str, at: int, **fields: Any) -> NewTask:
+    return new_task(task_id, state=TaskState.AGGREGATING, score=at, group_key=group, **fields)
+
+
+def lease_score(clock: Clock, stamp: int = STAMP) -> float:
+    """The score of a lease taken now; stamp 0 is a Go worker's."""
+    return int(clock.now()) + 30 + stamp / 2**21
+
+
+def lease_on(task: pb.TaskMessage, clock: Clock, stamp: int = STAMP) -> Lease:
+    return Lease(task.queue, task.id, stamp, int(clock.now()) + 30)
+
+
+def settlement(
+    task: pb.TaskMessage, outcome: Outcome, at: float, fence: str = str(STAMP)
+) -> Settlement:
+    """What a worker reports that was given ``task`` as it is."""
+    return Settlement(TaskMessage.decode(task.SerializeToString()), fence, outcome, at)

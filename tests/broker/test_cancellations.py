@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from asynqpy.broker import cancellations
+from asynqpy.broker.broker import Broker
+from asynqpy.broker.cancellations import Cancellations
+from asynqpy.errors import BrokerUnavailableError
+from tests import redis_state as state
+from tests.broker.conftest import Deployment
+from tests.eventually import eventually
+from tests.fake_clock import FakeClock
+from tests.redis_process import HOST, free_port, start_redis
+
+
+@pytest.fixture
+async def subscription(broker: Broker) -> AsyncIterator[Cancellations]:
+    subscription = broker.cancellations()
+    await subscription.open()
+    yield subscription
+    await subscription.close()
+
+
+async def publish(redis: Redis, message: str | bytes) -> None:
+    """As the CLI and asynqmon do it: the bare id."""
+    assert await state.ask(redis, "PUBLISH", "asynq:cancel", message) == 1
+
+
+async def test_ids_arrive_in_the_order_in_which_they_were_published(
+    subscription: Cancellations, redis: Redis
+) -> None:
+    for task_id in ("a", "b", "c"):
+        await publish(redis, task_id)
+    assert [await subscription.next() for _ in range(3)] == ["a", "b", "c"]
+
+
+async def test_an_id_that_is_no_text_matches_no_task_and_breaks_nothing(
+    subscription: Cancellations, redis: Redis
+) -> None:
+    await publish(redis, b"\xff")
+    await publish(redis, "a")
+    assert [await subscription.next() for _ in range(2)] == ["\N{REPLACEMENT CHARACTER}", "a"]
+
+
+async def test_what_a_broker_publishes_arrives(deployment: Deployment, clock: FakeClock) -> None:
+    broker = Broker(deployment.url, clock)
+    subscription = broker.cancellations()
+    await subscription.open()
+    await broker.publish_cancel("t1")
+    assert await subscription.next() == "t1"
+    await subscription.close()
+    await broker.close()
+
+
+async def test_the_broker_tells_how_many_servers_heard_it(
+    broker: Broker, other_broker: Broker
+) -> None:
+    assert await broker.publish_cancel("t1") == 0
+    subscriptions = [b.cancellations() for b in (broker, other_broker)]
+    for subscription in subscriptions:
+        await subscription.open()
+    assert await broker.publish_cancel("t1") == 2
+    for subscription in subscriptions:
+        await subscription.close()
+
+
+async def test_silence_is_bridged_by_asking_for_a_sign_of_life(
+    subscription: Cancellations, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellations, "_PING_AFTER", 0.01)
+    await state.ask(redis, "CONFIG", "RESETSTAT")
+    listening = asyncio.create_task(subscription.next())
+
+    async def was_pinged_often() -> bool:
+        statistics = await state.ask(redis, "INFO", "commandstats")
+        return bool(statistics.get("cmdstat_ping", {"calls": 0})["calls"] >= 3)
+
+    assert await eventually(was_pinged_often)
+    await publish(redis, "a")
+    assert await listening == "a"
+
+
+async def test_an_end_that_fell_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancellations, "_PING_AFTER", 0.05)
+    with start_redis() as server:
+        broker = Broker(server.url)
+        subscription = broker.cancellations()
+        await subscription.open()
+        server.ask("CLIENT", "PAUSE", "60000", "ALL")
+        with pytest.raises(BrokerUnavailableError, match="fell silent on the cancel channel"):
+            await subscription.next()
+        await subscription.close()
+        await broker.close()
+        server.kill()
+
+
+async def test_an_end_that_never_confirms_the_subscription_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cancellations, "_PING_AFTER", 0.05)
+    async with await asyncio.start_server(_swallow, HOST, 0) as mute:
+        port = mute.sockets[0].getsockname()[1]
+        broker = Broker(f"redis://{HOST}:{port}/0")
+        subscription = broker.cancellations()
+        with pytest.raises(BrokerUnavailableError):
+            async with asyncio.timeout(5):
+                await subscription.open()
+        await subscription.close()
+        await broker.close()
+
+
+async def _swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(4096):
+        commands = data.count(b"CLIENT")  # what a client introduces itself with
+        writer.write(b"+OK\r\n" * commands)
+    writer.close()
+
+
+async def test_a_broken_connection_is_an_error_and_the_next_subscription_works(
+    broker: Broker, subscription: Cancellations, redis: Redis
+) -> None:
+    await state.ask(redis, "CLIENT", "KILL", "TYPE", "pubsub")
+    with pytest.raises(BrokerUnavailableError):
+        await subscription.next()
+    await subscription.close()
+    await subscription.open()
+    await publish(redis, "a")
+    assert await subscription.next() == "a"
+
+
+async def test_a_redis_that_is_away_is_an_error() -> None:
+    broker = Broker(f"redis://{HOST}:{free_port()}/0")
+    subscription = broker.cancellations()
+    with pytest.raises(BrokerUnavailableError):
+        await subscription.open()
+    await subscription.close()
+    await broker.close()
+
+
+async def test_closing_gives_the_connection_up_and_may_be_repeated(
+    broker: Broker, subscription: Cancellations, redis: Redis
+) -> None:
+    await subscription.close()
+    await subscription.close()
+
+    async def is_gone() -> bool:
+        return bool(await state.ask(redis, "PUBSUB", "CHANNELS") == [])
+
+    assert await eventually(is_gone)
+    await broker.ping()
+
+
+async def test_a_subscription_that_was_never_opened_can_be_closed(broker: Broker) -> None:
+    await broker.cancellations().close()

@@ -1,0 +1,334 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import resources
+from typing import Any
+
+import pytest
+from redis import exceptions as redis_errors
+from redis.asyncio import Redis
+
+from asynqpy.broker.broker import Broker
+from asynqpy.broker.connection import Connection
+from asynqpy.broker.messages import ServerInfo, WorkerInfo
+from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
+from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, load, nothing, script_call
+from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError
+from tests import redis_state as state
+from tests.broker.conftest import Deployment
+from tests.broker.factories import lease_on, lease_score, new_task, settlement
+from tests.fake_clock import FakeClock
+from tests.redis_process import HOST, RedisProcess, free_port, start_redis
+from tests.redis_proxy import RedisProxy
+
+SERVER = ServerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    concurrency=1,
+    queues={"default": 1},
+    status="active",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    active_worker_count=1,
+)
+WORKER = WorkerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    task_id="t1",
+    task_type="t",
+    task_payload=b"",
+    queue="default",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    deadline=datetime(2026, 1, 1, tzinfo=UTC),
+)
+OUTCOMES: list[Outcome] = [Done(), Complete(), Retry(1, "no"), Archive("no"), Requeue()]
+
+
+def script_names() -> set[str]:
+    folder = resources.files("asynqpy.broker").joinpath("lua")
+    return {f.name.removesuffix(".lua") for f in folder.iterdir() if f.name.endswith(".lua")}
+
+
+async def call_every_script(broker: Broker, clock: FakeClock, redis: Redis) -> None:
+    """Each with two tasks at least, where it takes any number."""
+    tasks = state.messages(2 * len(OUTCOMES) + 1)
+    await state.seed_active(redis, *tasks, lease=lease_score(clock))
+    await broker.enqueue([new_task("a"), new_task("b")])
+    await broker.extend_lease([lease_on(task, clock) for task in tasks])
+    await broker.write_result(lease_on(tasks[0], clock), b"42")
+    await broker.settle(
+        [settlement(t, o, clock.now()) for t, o in zip(tasks, OUTCOMES * 2, strict=False)]
+    )
+    await state.ask(redis, "LPUSH", state.key("default", "pending"), "ghost", "phantom")
+    await state.ask(redis, "SET", state.key("low", "pending"), "of the wrong type")
+    await broker.dequeue({"default": 9, "low": 9})
+    await broker.forward(["default"])
+    await broker.lease_expired(["default"], clock.now())
+    await broker.delete_expired_completed(["default"])
+    await broker.write_server_state(SERVER, [WORKER, WORKER], 10)
+
+
+@pytest.fixture
+async def calls(
+    broker: Broker, clock: FakeClock, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[tuple[Any, ...]]]:
+    """The words that are sent for each script: digest, number of keys, keys, arguments."""
+    seen: dict[str, list[tuple[Any, ...]]] = {}
+    run_all = Runner.run_all
+
+    async def spy(runner: Runner, batch: Sequence[Call[Any]]) -> list[Any]:
+        for call in batch:
+            if call.script is not None:
+                seen.setdefault(call.script.name, []).append(call.words[1:])
+        return await run_all(runner, batch)
+
+    monkeypatch.setattr(Runner, "run_all", spy)
+    await call_every_script(broker, clock, redis)
+    return seen
+
+
+def header(name: str) -> str:
+    return "\n".join(line for line in load(name).text.splitlines() if line.startswith("--"))
+
+
+def documented_keys(name: str) -> int | None:
+    """How many keys the header lists; None when it takes any number."""
+    keys = header(name).partition("ARGV")[0]
+    numbers = re.findall(r"\[(\d+)\]", keys)
+    return int(numbers[-1]) if numbers else None
+
+
+def documented_arguments(name: str) -> tuple[int, int]:
+    """How many arguments come first, and how many for each task."""
+    arguments = header(name).partition("ARGV")[2].partition("Returns")[0]
+    numbers = re.findall(r"\[(\d+)\]", arguments)
+    per_task = re.search(r"(\d+) per", arguments)
+    return int(numbers[-1]) if numbers else 0, int(per_task[1]) if per_task else 0
+
+
+async def test_every_script_is_called_with_the_keys_that_it_documents(
+    calls: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    assert calls.keys() == script_names()
+    for name, sent in calls.items():
+        for words in sent:
+            assert words[1] == (documented_keys(name) or words[1]), name
+            assert all(isinstance(key, str) for key in words[2 : 2 + words[1]]), name
+
+
+async def test_every_script_is_called_with_the_arguments_that_it_documents(
+    calls: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    for name, sent in calls.items():
+        first, per_task = documented_arguments(name)
+        for words in sent:
+            rest = len(words) - 2 - words[1] - first
+            assert rest % per_task == 0 if per_task else rest == 0, name
+        assert per_task == 0 or len(sent[0]) - 2 - sent[0][1] - first >= 2 * per_task, name
+
+
+async def test_all_keys_of_a_script_are_of_one_slot(
+    calls: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    for name, sent in calls.items():
+        for words in sent:
+            tags = {re.search(r"\{(.*?)\}", key)[1] for key in words[2 : 2 + words[1]]}  # type: ignore[index]
+            assert len(tags) == 1, name
+
+
+@pytest.mark.parametrize("name", sorted(script_names()))
+def test_a_script_uses_no_key_beyond_those_that_it_documents(name: str) -> None:
+    used = [int(number) for number in re.findall(r"KEYS\[(\d+)\]", load(name).text)]
+    assert max(used, default=0) <= (documented_keys(name) or 0)
+
+
+# A Redis that does not know the scripts.
+
+
+async def test_scripts_that_redis_forgot_are_sent_once_more_inside_a_mixed_pipeline(
+    broker: Broker, clock: FakeClock, redis: Redis
+) -> None:
+    await broker.enqueue([new_task("a")])
+    (held,) = (await broker.dequeue({"default": 1})).deliveries
+    await broker.enqueue([new_task("b"), new_task("c", queue="low")])
+    await state.ask(redis, "SCRIPT", "FLUSH")
+    await state.ask(redis, "CONFIG", "RESETSTAT")
+    done = settlement(state.message("a"), Done(), clock.now(), held.lease.fence)
+    turn = await broker.turn([done], {"default": 5, "low": 5})
+    assert turn.settled == [True]
+    assert [delivery.message.id for delivery in turn.deliveries] == ["b", "c"]
+    statistics = await state.ask(redis, "INFO", "commandstats")
+    assert statistics["cmdstat_eval"]["calls"] == 3
+    assert await state.counter(redis, "processed") == 1
+
+
+async def test_known_commands_beside_an_unknown_script_are_not_repeated(
+    broker: Broker, redis: Redis
+) -> None:
+    runner = Runner(broker._connection)
+    count = command("INCR", "count", read=int)
+    script = script_call("dequeue", ["{q}a", "{q}b", "{q}c", "{q}d"], ["{q}", 1, "1.5"], list)
+    assert await runner.run_all([count, script, count]) == [1, [0, [], []], 2]
+
+
+async def test_every_shape_of_redis_learns_the_scripts(
+    deployment: Deployment, clock: FakeClock
+) -> None:
+    broker = Broker(deployment.url, clock)
+    queues = ["default", "critical", "low"]
+    try:
+        tasks = [new_task(f"t{n}", queue=queues[n % 3]) for n in range(9)]
+        assert await broker.enqueue(tasks) == [None] * 9
+        turn = await broker.dequeue(dict.fromkeys(queues, 9))
+        assert {d.message.id for d in turn.deliveries} == {f"t{n}" for n in range(9)}
+    finally:
+        await broker.close()
+
+
+# Errors.
+
+
+async def use(url: str) -> None:
+    broker = Broker(url)
+    try:
+        await broker.ping()
+    finally:
+        await broker.close()
+
+
+async def test_a_refused_connection_says_where_redis_should_be() -> None:
+    port = free_port()
+    with pytest.raises(BrokerUnavailableError, match=rf"{HOST}:{port}/0 could not be reached"):
+        await use(f"redis://{HOST}:{port}/0")
+
+
+@pytest.fixture
+def ann(redis_server: RedisProcess, redis_url: str) -> Any:
+    """A user who may do everything but run scripts."""
+    redis_server.ask("ACL", "SETUSER", "ann", "on", ">s3cret", "~*", "&*", "+@all", "-evalsha")
+    yield f"redis://ann:s3cret@{redis_server.address}/0"
+    redis_server.ask("ACL", "DELUSER", "ann")
+
+
+async def test_a_wrong_password_is_told_without_being_shown(ann: str) -> None:
+    await use(ann)
+    with pytest.raises(BrokerAuthError) as caught:
+        await use(ann.replace("s3cret", "guess"))
+    assert "guess" not in str(caught.value)
+    assert "check user, password and ACL" in str(caught.value)
+
+
+async def test_a_command_that_the_acl_forbids_is_told_as_such(ann: str) -> None:
+    broker = Broker(ann)
+    (answer,) = await broker.enqueue([new_task()])
+    await broker.close()
+    assert isinstance(answer, BrokerAuthError)
+
+
+def test_a_password_that_redis_wants_and_was_not_given_is_told_as_such() -> None:
+    error = runner().translate(redis_errors.ResponseError("NOAUTH Authentication required."))
+    assert isinstance(error, BrokerAuthError)
+
+
+async def test_a_replica_refuses_to_write_without_being_unavailable(clock: FakeClock) -> None:
+    with start_redis("--replicaof", HOST, str(free_port())) as replica:
+        broker = Broker(replica.url, clock)
+        (answer,) = await broker.enqueue([new_task()])
+        await broker.close()
+    assert type(answer) is BrokerError
+    assert "read only replica" in str(answer)
+
+
+def runner() -> Runner:
+    return Runner(Connection.open("redis://localhost:6379/0"))
+
+
+UNAVAILABLE = [
+    redis_errors.ConnectionError("Connection closed by server."),
+    redis_errors.TimeoutError("Timeout reading from socket"),
+    redis_errors.BusyLoadingError("Redis is loading the dataset in memory"),
+    redis_errors.ClusterDownError("The cluster is down"),
+    redis_errors.MasterDownError("Link with MASTER is down"),
+    ConnectionResetError(),
+    TimeoutError(),
+]
+REFUSED = [
+    redis_errors.ResponseError("OOM command not allowed when used memory > 'maxmemory'."),
+    redis_errors.ReadOnlyError("You can't write against a read only replica."),
+    redis_errors.ResponseError("WRONGTYPE Operation against a key"),
+]
+
+
+@pytest.mark.parametrize("error", UNAVAILABLE, ids=repr)
+def test_a_redis_that_cannot_answer_is_unavailable(error: Exception) -> None:
+    translated = runner().translate(error)
+    assert type(translated) is BrokerUnavailableError
+    assert "localhost:6379/0" in str(translated)
+    assert (str(error) or type(error).__name__) in str(translated)
+
+
+@pytest.mark.parametrize("error", REFUSED, ids=repr)
+def test_a_redis_that_says_no_is_available(error: Exception) -> None:
+    assert type(runner().translate(error)) is BrokerError
+
+
+def test_only_a_complaint_about_types_is_one() -> None:
+    assert is_wrong_type(BrokerError("Redis at x answered: WRONGTYPE Operation against a key"))
+    assert not is_wrong_type(BrokerError("Redis at x answered: OOM"))
+    assert not is_wrong_type("WRONGTYPE")
+
+
+async def test_an_error_of_one_call_leaves_the_others_alone(broker: Broker, redis: Redis) -> None:
+    runner = Runner(broker._connection)
+    set_, push = command("SET", "k", "v", read=nothing), command("LPUSH", "k", "v", read=int)
+    first, error, last = await runner.run_all([set_, push, set_])
+    assert (first, last) == (None, None)
+    assert is_wrong_type(error)
+    with pytest.raises(BrokerError, match="WRONGTYPE"):
+        await runner.run(push)
+
+
+# A reply that is lost after the script ran.
+
+
+async def test_a_lost_reply_is_an_error_and_the_script_is_not_sent_again(
+    redis_server: RedisProcess, clock: FakeClock, redis: Redis
+) -> None:
+    async with RedisProxy(redis_server.port) as proxy:
+        broker = Broker(proxy.url, clock)
+        await broker.enqueue([new_task("warm", queue="low")])
+        before_loss = len(proxy.requests)
+        proxy.loses_replies = True
+        with pytest.raises(BrokerUnavailableError, match="may have happened"):
+            await broker.enqueue([new_task(token="mine")])
+        proxy.loses_replies = False
+        sent = b"".join(proxy.requests[before_loss:])
+        assert sent.count(b"EVALSHA") == 1
+        assert await state.listed(redis, "pending") == ["t1"]
+        before = await state.dump(redis)
+        assert await broker.enqueue([new_task(token="mine")]) == [None]
+        assert await state.dump(redis) == before
+        await broker.close()
+
+
+async def test_settlements_survive_a_lost_reply(
+    redis_server: RedisProcess, clock: FakeClock, redis: Redis
+) -> None:
+    tasks = state.messages(len(OUTCOMES), retention=60)
+    await state.seed_active(redis, *tasks, lease=lease_score(clock))
+    reports = [settlement(t, o, clock.now()) for t, o in zip(tasks, OUTCOMES, strict=True)]
+    async with RedisProxy(redis_server.port) as proxy:
+        broker = Broker(proxy.url, clock)
+        for _ in range(2):  # the first time Redis does not know the scripts, and runs nothing
+            proxy.loses_replies = True
+            with pytest.raises(BrokerUnavailableError):
+                await broker.settle(reports)
+            proxy.loses_replies = False
+            await broker.ping()
+        assert await broker.settle(reports) == [True] * len(reports)
+        await broker.close()
+    assert await state.counter(redis, "processed") == 4
+    assert await state.invariants(redis) == []

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.eventually import eventually
+from tests.redis_state import (
+    ask,
+    counter,
+    dump,
+    invariants,
+    listed,
+    message,
+    messages,
+    seed_pending,
+    states,
+    stored_message,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """The process of ``worker.py``."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._log = ""
+        self._reader = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            self._log += line.decode()
+
+    async def says(self, text: str) -> None:
+        await eventually(lambda: text in self._log, within=15)
+
+    def send(self, signum: signal.Signals) -> None:
+        self._process.send_signal(signum)
+
+    async def exit_status(self, within: float) -> int:
+        async with asyncio.timeout(within):
+            await self._reader
+            return await self._process.wait()
+
+    async def kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._reader
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def working(url: str, *, shutdown_timeout: float) -> AsyncIterator[Worker]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.server.worker", url, str(shutdown_timeout)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    worker = Worker(process)
+    try:
+        await worker.says("started on")
+        yield worker
+    finally:
+        await worker.kill()
+
+
+async def let_go(redis: Redis, task_id: str) -> None:
+    await ask(redis, "LPUSH", f"go:{task_id}", "go")
+
+
+async def are_active(redis: Redis, *task_ids: str) -> bool:
+    return await states(redis, *task_ids) == ["active"] * len(task_ids)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_ends_the_worker_in_time_and_hands_its_tasks_back(
+    redis_url: str, redis: Redis, signum: signal.Signals
+) -> None:
+    await seed_pending(redis, *messages(3))
+    async with working(redis_url, shutdown_timeout=0.3) as worker:
+        await eventually(lambda: are_active(redis, "t0", "t1"))
+        worker.send(signum)
+        await worker.says("shuts down")
+        assert await worker.exit_status(within=0.3 + 2) == 0
+    assert sorted(await listed(redis, "pending")) == ["t0", "t1", "t2"]
+    assert [(await stored_message(redis, f"t{n}")).retried for n in range(3)] == [0, 0, 0]
+    assert await invariants(redis) == []
+    assert await dump(redis, "asynq:servers*") == {}
+
+
+async def test_handlers_may_finish_within_the_timeout(redis_url: str, redis: Redis) -> None:
+    await seed_pending(redis, *messages(3))
+    async with working(redis_url, shutdown_timeout=60) as worker:
+        await eventually(lambda: are_active(redis, "t0", "t1"))
+        worker.send(signal.SIGTERM)
+        await worker.says("shuts down")
+        await let_go(redis, "t0")
+        await let_go(redis, "t1")
+        assert await worker.exit_status(within=10) == 0
+    assert await states(redis, "t0", "t1", "t2") == ["", "", "pending"]
+
+
+async def test_sigtstp_stops_the_fetching_while_running_tasks_go_on(
+    redis_url: str, redis: Redis
+) -> None:
+    await seed_pending(redis, message("t0"))
+    async with working(redis_url, shutdown_timeout=0.3) as worker:
+        await eventually(lambda: are_active(redis, "t0"))
+        worker.send(signal.SIGTSTP)
+        await worker.says("takes no more tasks")
+        await seed_pending(redis, message("t1"))
+        await let_go(redis, "t0")
+        await eventually(lambda: counter(redis, "processed"))
+        worker.send(signal.SIGTERM)
+        assert await worker.exit_status(within=10) == 0
+    assert await states(redis, "t0", "t1") == ["", "pending"]
+
+
+async def test_second_signal_aborts_the_handlers_at_once(redis_url: str, redis: Redis) -> None:
+    await seed_pending(redis, message())
+    async with working(redis_url, shutdown_timeout=3600) as worker:
+        await eventually(lambda: are_active(redis, "t1"))
+        worker.send(signal.SIGTERM)
+        await worker.says("shuts down")
+        worker.send(signal.SIGTERM)
+        assert await worker.exit_status(within=2) == 0
+    assert await listed(redis, "pending") == ["t1"]
+    assert (await stored_message(redis, "t1")).retried == 0
+    assert await invariants(redis) == []
