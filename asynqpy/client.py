@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Iterable
 from types import TracebackType
@@ -74,7 +75,10 @@ class Client:
         await self._broker.ping()
 
     async def close(self) -> None:
-        """Close the connections, unless a client of yours brought them. Idempotent."""
+        """Close the connections, unless a client of yours brought them. Idempotent.
+
+        Whatever is asked of the client afterwards is a ``BrokerError``.
+        """
         await self._broker.close()
 
     async def _enqueue(
@@ -92,14 +96,27 @@ class Client:
             ]
             refusals = await self._broker.enqueue([draft.task for draft in drafts])
         except BrokerError as error:
-            return [error] * len(tasks)
-        return [refusal or _info(draft) for draft, refusal in zip(drafts, refusals, strict=True)]
+            return [_one_of(error) for _ in tasks]
+        return [_outcome(draft, why) for draft, why in zip(drafts, refusals, strict=True)]
 
 
 def _merge(task: Task, options: TaskOptions) -> TaskOptions:
     if not isinstance(task, Task):
         raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
     return task_options.merge(task.options, options) if options else task.options
+
+
+def _outcome(draft: Draft, refusal: AsynqError | None) -> TaskInfo | AsynqError:
+    if isinstance(refusal, BrokerError):
+        return _one_of(refusal)
+    return refusal or _info(draft)
+
+
+def _one_of(error: BrokerError) -> BrokerError:
+    """A copy for one task of several that share the error: an exception that is raised collects a traceback."""
+    mine = copy.copy(error).with_traceback(error.__traceback__)
+    mine.__cause__ = error.__cause__
+    return mine
 
 
 def _info(draft: Draft) -> TaskInfo:

@@ -2,7 +2,8 @@
 
 asynq takes "now" from the clock of whichever host runs, so hosts that disagree take each other's tasks away (or leave
 dead ones lying). asynqpy's ``Clock`` follows the clock of Redis instead: it is anchored to ``TIME`` at connect and at
-each heartbeat, and runs on the monotonic clock in between, so neither skew nor a jump of the host's clock moves it.
+each heartbeat, and runs on a steady clock in between, so neither skew nor a jump of the host's clock moves it. Where
+there is one, that clock goes on while the host sleeps: who wakes must not take old leases for valid.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ _WORST_ROUND_TRIP = 2.0
 
 _NANOSECONDS = 1_000_000_000
 
+#: Goes on while the host sleeps, which ``time.monotonic`` does on Windows alone: Linux has CLOCK_BOOTTIME for that, and
+#: on macOS CLOCK_MONOTONIC does.
+_STEADY_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+
 #: The last second of the year 9999, unix s: no ``datetime`` goes further.
 _LATEST = 253_402_300_799
 
@@ -24,16 +29,21 @@ def instant(unix: float) -> datetime:
     return datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
 
 
+def _steady() -> float:
+    """Seconds since an instant in the past; never goes back."""
+    return time.monotonic() if _STEADY_CLOCK is None else time.clock_gettime(_STEADY_CLOCK)
+
+
 class Clock:
     """Unix time that agrees with the Redis it was anchored to. Safe to read from any thread."""
 
     def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+        self._offset = time.time() - _steady()
         self._anchored_at: float | None = None
 
     def now(self) -> float:
         """Unix time in seconds."""
-        return time.monotonic() + self._offset
+        return _steady() + self._offset
 
     def now_ns(self) -> int:
         """Unix time in nanoseconds, with the precision of a float of seconds (about 0.2 µs)."""
@@ -47,12 +57,12 @@ class Clock:
         """Follow Redis, whose ``TIME`` (s) has just arrived after a round trip of so many seconds."""
         if self._anchored_at is not None and round_trip > _WORST_ROUND_TRIP:
             return
-        monotonic = time.monotonic()
-        self._offset = redis_time + round_trip / 2 - monotonic
-        self._anchored_at = monotonic
+        steady = _steady()
+        self._offset = redis_time + round_trip / 2 - steady
+        self._anchored_at = steady
 
     def anchor_age(self) -> float:
         """Seconds since the clock was last anchored; infinite if never."""
         if self._anchored_at is None:
             return float("inf")
-        return time.monotonic() - self._anchored_at
+        return _steady() - self._anchored_at

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, TypeAlias, cast
@@ -17,6 +18,8 @@ AsyncHandler: TypeAlias = Callable[[ActiveTask], Awaitable[Any]]
 
 #: What ``Server`` and ``ServeMux`` take: ``async def f(task)``, ``def f(task)``, or a ``ServeMux``.
 Handler: TypeAlias = AsyncHandler | Callable[[ActiveTask], Any]
+
+_Coroutine: TypeAlias = Coroutine[Any, Any, Any]
 
 
 def as_async(handler: Handler) -> AsyncHandler:
@@ -33,11 +36,6 @@ def as_async(handler: Handler) -> AsyncHandler:
     return in_thread
 
 
-def handler_name(handler: Any) -> str:
-    """The name to log a handler by."""
-    return getattr(handler, "__qualname__", None) or type(handler).__qualname__
-
-
 def _is_async(handler: Any) -> bool:
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004 - asking how it is called, not whether
@@ -47,15 +45,21 @@ def _is_async(handler: Any) -> bool:
 class HandlerThread:
     """One run of a plain handler in a thread of its own; the server's permits bound how many there are.
 
-    A thread cannot be cancelled: when the task is, its caller goes on at once and the function runs to its end, which
-    ``when_ended`` tells. It is a daemon, so that one that never ends cannot keep the process from ending.
+    A thread cannot be cancelled: when the task is, its caller goes on and the function runs to its end, which
+    ``when_ended`` tells. What the thread waits for on the loop is cancelled too, and has ended before the caller goes
+    on. A coroutine that the function returns is awaited on the loop. The thread is a daemon, so that one that never
+    ends cannot keep the process from ending.
     """
 
     def __init__(self, function: Callable[[ActiveTask], Any], task: ActiveTask) -> None:
         self._function = function
         self._task = task
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[None] = self._loop.create_future()
+        self._loop_thread = threading.get_ident()
+        self._answer: asyncio.Future[_Coroutine | None] = self._loop.create_future()
+        self._coroutine: _Coroutine | None = None
+        self._waits: set[asyncio.Task[Any]] = set()
+        self._is_over = False
         self._on_end: list[Callable[[], None]] = []
         self.ended = False
 
@@ -72,7 +76,14 @@ class HandlerThread:
         except RuntimeError:  # the system has no thread left
             self.ended = True
             raise
-        await self._answer
+        try:
+            coroutine = await self._answer
+            if coroutine is not None:
+                await coroutine
+        finally:
+            if self._coroutine is not None:
+                self._coroutine.close()  # where a cancel came before its start
+            await self._end_waits()
 
     def when_ended(self, callback: Callable[[], None]) -> None:
         """Call back on the loop once the function has returned."""
@@ -82,37 +93,78 @@ class HandlerThread:
             self._on_end.append(callback)
 
     def wait_for(self, awaitable: Awaitable[Any]) -> Any:
-        """In the thread: have the loop await something, and wait for what comes of it."""
+        """In the thread: have the loop await something, and wait for what comes of it.
 
-        async def wait() -> Any:
+        Raises ``asyncio.CancelledError`` when the task was cancelled or is over.
+        """
+        if threading.get_ident() == self._loop_thread:
+            close_coroutine(awaitable)
+            raise RuntimeError("wait_for would block the event loop it waits for; await instead")
+        if self._is_over or self._loop.is_closed():
+            close_coroutine(awaitable)
+            raise self._cancelled()
+        answer = asyncio.run_coroutine_threadsafe(self._wait(awaitable), self._loop)
+        try:
+            return answer.result()
+        except concurrent.futures.CancelledError:
+            raise self._cancelled() from None
+
+    async def _wait(self, awaitable: Awaitable[Any]) -> Any:
+        if self._is_over:  # by now
+            close_coroutine(awaitable)
+            raise self._cancelled()
+        wait = asyncio.current_task()
+        assert wait is not None
+        self._waits.add(wait)
+        try:
             return await awaitable
+        finally:
+            self._waits.discard(wait)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+    async def _end_waits(self) -> None:
+        """Cancel what is still awaited for the thread, and let it end: it does not outlive the task."""
+        self._is_over = True
+        while self._waits:
+            for wait in self._waits:
+                wait.cancel(self._task.cancel_cause)
+            with suppress(asyncio.CancelledError):  # cancelled again; so are they
+                await asyncio.wait(self._waits)
+
+    def _cancelled(self) -> asyncio.CancelledError:
+        cause = self._task.cancel_cause
+        return asyncio.CancelledError() if cause is None else asyncio.CancelledError(cause)
 
     def _call(self) -> None:
+        coroutine: _Coroutine | None = None
         error: BaseException | None = None
         try:
             result = self._function(self._task)
-            if inspect.iscoroutine(result):
-                result.close()
-                name = handler_name(self._function)
-                raise TypeError(f"{name} returned a coroutine: make it async def")
+            coroutine = result if inspect.iscoroutine(result) else None
         except StopIteration as stop:
             # No future can carry it.
             error = RuntimeError("the handler raised StopIteration")
             error.__cause__ = stop
         except BaseException as raised:
             error = raised
-        # The loop may be gone when a forgotten thread ends at last.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._end, error)
+        try:
+            self._loop.call_soon_threadsafe(self._end, coroutine, error)
+        except RuntimeError:  # the loop is gone when a forgotten thread ends at last
+            close_coroutine(coroutine)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, coroutine: _Coroutine | None, error: BaseException | None) -> None:
         self.ended = True
-        if not self._answer.done():
-            if error is None:
-                self._answer.set_result(None)
-            else:
-                self._answer.set_exception(error)
+        if self._answer.done():
+            close_coroutine(coroutine)
+        elif error is not None:
+            self._answer.set_exception(error)
+        else:
+            self._coroutine = coroutine
+            self._answer.set_result(coroutine)
         for callback in self._on_end:
             callback()
+
+
+def close_coroutine(awaitable: object) -> None:
+    """Spare a coroutine that nobody will await its warning."""
+    if inspect.iscoroutine(awaitable):
+        awaitable.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -84,4 +85,6 @@ def _wrap(middleware: Middleware, call_next: AsyncHandler) -> AsyncHandler:
 
 
 async def _not_found(task: ActiveTask) -> None:
-    raise HandlerNotFoundError(f"handler not found for task {task.type!r}")
+    # In the quotes of Go's text.
+    quoted = json.dumps(task.type, ensure_ascii=False)
+    raise HandlerNotFoundError(f"handler not found for task {quoted}")

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict, cast
 
 from asynqpy.broker import keys
 from asynqpy.broker.messages import INT32_MAX, TaskMessage, TaskState
@@ -29,31 +29,31 @@ class TaskOptions(TypedDict, total=False):
     """Options of ``Task`` and of ``Client.enqueue``, which override those of the task.
 
     Durations are ``timedelta`` or seconds, instants timezone-aware ``datetime``. The wire holds whole seconds:
-    durations are rounded up, instants down.
+    durations are rounded up, instants down. ``None`` counts as absent.
     """
 
     #: Queue name; default ``"default"``.
-    queue: str
+    queue: str | None
     #: Id of the task; default a random UUID. An id in use, in whatever state, is refused.
-    task_id: str
+    task_id: str | None
     #: Failures after which the task is archived instead of tried again, 0 or more; default 25.
-    max_retry: int
+    max_retry: int | None
     #: Longest run of one attempt. 0 or absent: 30 min, or no limit but the deadline where one is given.
-    timeout: Duration
+    timeout: Duration | None
     #: Instant after which the task is not to run any more.
-    deadline: datetime
+    deadline: datetime | None
     #: Instant before which the task is not to run. Shares its place with ``process_in``; the one given last counts.
-    process_at: datetime
+    process_at: datetime | None
     #: Delay before the task is to run.
-    process_in: Duration
+    process_in: Duration | None
     #: Refuse the task while another of this type, payload and queue holds the lock, at most so long.
-    unique: Duration
+    unique: Duration | None
     #: How long to keep the task, and its result, after success; default 0.
-    retention: Duration
+    retention: Duration | None
     #: Collect the task with others of the group for an aggregator.
-    group: str
+    group: str | None
     #: Metadata; merged over the headers of the task.
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +65,20 @@ class Draft:
 
 
 def merge(base: TaskOptions, over: TaskOptions) -> TaskOptions:
-    """Options of the task first, those of the call over them."""
-    merged = TaskOptions(**base)
+    """Options of the task first, those of the call over them; a copy that shares nothing with either."""
+    merged, over = given(base), given(over)
     if over.keys() & {"process_in", "process_at"}:
         merged.pop("process_in", None)
         merged.pop("process_at", None)
     merged.update(over)
-    headers = {**base.get("headers", {}), **over.get("headers", {})}
-    if headers:
-        merged["headers"] = headers
+    if "headers" in merged:
+        merged["headers"] = {**(base.get("headers") or {}), **(over.get("headers") or {})}
     return merged
+
+
+def given(options: TaskOptions) -> TaskOptions:
+    """A copy without the options that are ``None``."""
+    return cast("TaskOptions", {k: value for k, value in options.items() if value is not None})
 
 
 def validate(options: TaskOptions) -> None:
@@ -83,7 +87,7 @@ def validate(options: TaskOptions) -> None:
     if unknown:
         names = ", ".join(sorted(_CHECKS))
         raise TypeError(f"unknown task option {sorted(unknown)[0]!r}; there are {names}")
-    for name, value in options.items():
+    for name, value in given(options).items():
         _CHECKS[name](name, value)
 
 
@@ -136,7 +140,8 @@ def draft(
 
     ``now`` is unix s. ``token`` stands for this attempt when the caller chose the id (see ``enqueue.lua``).
     """
-    queue = options.get("queue", DEFAULT_QUEUE)
+    queue, max_retry = options.get("queue") or DEFAULT_QUEUE, options.get("max_retry")
+    task_id = options.get("task_id")
     process_at = _process_at(options, now)
     state, score = _entrance(options, process_at, now)
     lock_ttl = _lock_ttl(options, process_at - now if state is TaskState.SCHEDULED else 0.0)
@@ -144,27 +149,27 @@ def draft(
     message = TaskMessage(
         type=task_type,
         payload=payload or b"",
-        id=options.get("task_id") or str(uuid.uuid4()),
+        id=task_id or str(uuid.uuid4()),
         queue=queue,
-        max_retry=options.get("max_retry", DEFAULT_MAX_RETRY),
+        max_retry=DEFAULT_MAX_RETRY if max_retry is None else max_retry,
         timeout=timeout,
         deadline=deadline,
         unique_key=keys.unique(queue, task_type, payload) if lock_ttl else "",
-        retention=math.ceil(seconds("retention", options.get("retention", 0))),
-        group_key=options.get("group", ""),
-        headers=dict(options.get("headers", {})),
+        retention=math.ceil(seconds("retention", options.get("retention") or 0)),
+        group_key=options.get("group") or "",
+        headers=dict(options.get("headers") or {}),
     )
     next_process_at = None if state is TaskState.AGGREGATING else max(process_at, now)
-    new_task = NewTask(message, state, score, lock_ttl, token if "task_id" in options else "")
+    new_task = NewTask(message, state, score, lock_ttl, token if task_id else "")
     return Draft(new_task, next_process_at)
 
 
 def _process_at(options: TaskOptions, now: float) -> float:
-    for name in reversed(list(options)):  # the one given last
+    for name, value in reversed(given(options).items()):  # the one given last
         if name == "process_in":
-            return now + seconds(name, options["process_in"])
+            return now + seconds(name, value)
         if name == "process_at":
-            return options["process_at"].timestamp()
+            return cast("datetime", value).timestamp()
     return now
 
 
@@ -172,28 +177,27 @@ def _entrance(options: TaskOptions, process_at: float, now: float) -> tuple[Task
     """Where the task goes, and its score there. A delayed task waits in ``scheduled`` even with a group."""
     if process_at > now:
         return TaskState.SCHEDULED, int(process_at)
-    if "group" in options:
+    if options.get("group"):
         return TaskState.AGGREGATING, int(now)
     return TaskState.PENDING, 0
 
 
 def _lock_ttl(options: TaskOptions, delay: float) -> int:
     """Whole seconds, never shorter than asked for: the lock covers the delay too."""
-    if "unique" not in options:
-        return 0
-    return math.ceil(delay + seconds("unique", options["unique"]))
+    unique = options.get("unique")
+    return 0 if unique is None else math.ceil(delay + seconds("unique", unique))
 
 
 def _limits(options: TaskOptions, now: float) -> tuple[int, int]:
     """Timeout and deadline of the wire; one of them is always set, as Go asks for."""
-    timeout = math.ceil(seconds("timeout", options.get("timeout", 0)))
-    if "deadline" not in options:
+    timeout = math.ceil(seconds("timeout", options.get("timeout") or 0))
+    deadline = options.get("deadline")
+    if deadline is None:
         return timeout or DEFAULT_TIMEOUT, 0
-    deadline = options["deadline"].timestamp()
-    if deadline <= now:
-        raise ValueError(f"the deadline {options['deadline'].isoformat()} has passed")
+    if deadline.timestamp() <= now:
+        raise ValueError(f"the deadline {deadline.isoformat()} has passed")
     # Rounded down like any instant, but not into the past: that would fail the task before it starts.
-    return timeout, max(int(deadline), int(now) + 1)
+    return timeout, max(int(deadline.timestamp()), int(now) + 1)
 
 
 def _check_utf8(name: str, text: str) -> None:

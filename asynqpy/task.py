@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, Unpack, overload
@@ -20,7 +21,7 @@ __all__ = ["ActiveTask", "CancelCause", "Task", "TaskInfo", "TaskState", "curren
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, init=False, slots=True)
+@dataclass(frozen=True, init=False)
 class Task:
     """A task to enqueue: its type, its payload, and options that hold wherever it is enqueued.
 
@@ -36,8 +37,7 @@ class Task:
 
     type: str
     payload: bytes | None
-    headers: Mapping[str, str]
-    options: TaskOptions
+    _options: TaskOptions = field(hash=False)
 
     def __init__(self, type: str, payload: object = None, **options: Unpack[TaskOptions]) -> None:
         task_options.check_text("type", type)
@@ -49,13 +49,22 @@ class Task:
             raise kind(
                 f"the payload of a {type!r} task must be bytes, str or what JSON can hold: {error}"
             ) from error
-        headers = dict(options.get("headers", {}))
-        if "headers" in options:
-            options["headers"] = headers  # the caller's may change after it was checked
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "payload", data)
-        object.__setattr__(self, "headers", headers)
-        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "_options", task_options.merge({}, options))
+
+    def __repr__(self) -> str:
+        return f"Task({self.type!r}, {self.payload!r}, **{self._options!r})"
+
+    @property
+    def options(self) -> TaskOptions:
+        """The options that were given; a copy."""
+        return task_options.merge({}, self._options)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers that were given; a copy."""
+        return self.options.get("headers") or {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,9 +220,13 @@ class ActiveTask:
     def wait_for(self, awaitable: Awaitable[T]) -> T:
         """In a plain ``def`` handler: have the server's event loop await this, and wait for what comes of it.
 
-        Raises what it raises, and ``RuntimeError`` outside of such a handler's thread: ``await`` there.
+        When the task is cancelled, so is the awaited thing, and ``asyncio.CancelledError`` comes of it; afterwards it
+        is raised at once. Raises what the awaited thing raises, and ``RuntimeError`` on the event loop: ``await``
+        there.
         """
         if self.thread is None:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
             raise RuntimeError("wait_for is for plain def handlers; in async def, await instead")
         result: T = self.thread.wait_for(awaitable)
         return result

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -25,7 +26,7 @@ from redis.retry import Retry
 from asynqpy.embedded import find_server
 
 HOST = "127.0.0.1"
-_START_TIMEOUT = 10.0
+_START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
 _BUS_OFFSET = 10_000  # where a cluster's node listens for the others, from its port
 _SLOTS = 16_384
@@ -157,21 +158,22 @@ class ClusterProcesses:
         return f"redis-cluster://{','.join(node.address for node in self.nodes)}"
 
     def join(self) -> None:
-        first, count = self.nodes[0], len(self.nodes)
         for index, node in enumerate(self.nodes):
-            slots = range(_SLOTS * index // count, _SLOTS * (index + 1) // count)
+            slots = range(*(_SLOTS * i // len(self.nodes) for i in (index, index + 1)))
             node.ask("CLUSTER ADDSLOTS", *map(str, slots))
             node.ask("CLUSTER SET-CONFIG-EPOCH", str(index + 1))
-            if node is not first:
-                first.ask("CLUSTER MEET", HOST, str(node.port))
-        _wait_for(self._is_complete, lambda: "the cluster never was ok")
-
-    def _is_complete(self) -> bool:
-        infos = [node.ask("CLUSTER INFO") for node in self.nodes]
-        return all(
-            info["cluster_state"] == "ok" and info["cluster_known_nodes"] == str(len(self.nodes))
-            for info in infos
+        for one, other in combinations(self.nodes, 2):
+            one.ask("CLUSTER MEET", HOST, str(other.port))
+        _wait_for(
+            lambda: all(self._is_complete(info) for info in self._infos()),
+            lambda: f"the cluster is not complete: {self._infos()}",
         )
+
+    def _infos(self) -> list[dict[str, str]]:
+        return [node.ask("CLUSTER INFO") for node in self.nodes]
+
+    def _is_complete(self, info: dict[str, str]) -> bool:
+        return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", str(len(self.nodes)))
 
     def stop(self) -> None:
         for node in self.nodes:

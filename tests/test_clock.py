@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 
 import pytest
@@ -10,28 +11,41 @@ from asynqpy import clock as clock_module
 from asynqpy.clock import Clock, instant
 
 
+STEADY = 7
+
+
 class Host:
-    """The clocks of a host: ``wall`` may jump, ``monotonic`` only runs on."""
+    """The clocks of a host: ``wall`` may jump, ``steady`` only runs on, ``monotonic`` stands still in its sleep."""
 
     def __init__(self) -> None:
         self.wall = 1_700_000_000.0
-        self.uptime = 5_000.0
+        self.steady = 5_000.0
+        self.awake = 900.0
 
     def time(self) -> float:
         return self.wall
 
     def monotonic(self) -> float:
-        return self.uptime
+        return self.awake
+
+    def clock_gettime(self, clock: int) -> float:
+        assert clock == STEADY
+        return self.steady
 
     def passes(self, seconds: float) -> None:
+        self.sleeps(seconds)
+        self.awake += seconds
+
+    def sleeps(self, seconds: float) -> None:
         self.wall += seconds
-        self.uptime += seconds
+        self.steady += seconds
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     host = Host()
     monkeypatch.setattr(clock_module, "time", host)
+    monkeypatch.setattr(clock_module, "_STEADY_CLOCK", STEADY)
     return host
 
 
@@ -56,6 +70,28 @@ def test_anchored_clock_follows_redis_and_runs_on(host: Host) -> None:
     clock.anchor(1_700_003_600.0, round_trip=0.0)
     host.passes(1.5)
     assert clock.now() == 1_700_003_601.5
+
+
+def test_clock_goes_on_while_its_host_sleeps(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=0.0)
+    host.sleeps(3_600)
+    assert clock.now() == 1_700_007_200.0
+    assert clock.anchor_age() == 3_600
+
+
+def test_host_without_such_a_clock_has_its_monotonic_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock_module, "_STEADY_CLOCK", None)
+    clock = Clock()
+    host.passes(10)
+    assert clock.now() == 1_700_000_010.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other clocks")
+def test_on_linux_it_is_the_clock_that_counts_from_the_boot() -> None:
+    assert clock_module._STEADY_CLOCK == time.CLOCK_BOOTTIME
 
 
 def test_time_of_redis_is_taken_to_be_half_a_round_trip_old(host: Host) -> None:

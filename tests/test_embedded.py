@@ -550,6 +550,7 @@ def test_other_urls_are_refused(url: str) -> None:
 
 
 @pytest.mark.usefixtures("no_binary")
-def test_a_url_without_a_binary_is_the_same_error() -> None:
+def test_a_url_without_a_binary_is_the_same_error(tmp_path: Path) -> None:
+    # A folder of its own: the process may have a server for plain embedded:// from an earlier test.
     with pytest.raises(EmbeddedServerError, match="pip install"):
-        embedded_url("embedded://")
+        embedded_url(f"embedded://{tmp_path}")

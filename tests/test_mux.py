@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -67,8 +68,13 @@ async def test_longest_pattern_that_starts_the_type_handles_it(
 
 @pytest.mark.parametrize("task_type", ["image", "emai", "Email:welcome", " email"])
 async def test_type_that_no_pattern_starts_is_not_found(calls: Calls, task_type: str) -> None:
-    with pytest.raises(HandlerNotFoundError, match=f"handler not found for task '{task_type}'"):
+    with pytest.raises(HandlerNotFoundError, match=f'^handler not found for task "{task_type}"$'):
         await mux_of(calls, "email")(task(task_type))
+
+
+async def test_type_that_is_not_found_is_quoted_as_go_does() -> None:
+    with pytest.raises(HandlerNotFoundError, match=re.escape(r'for task "a\"b\\c é\n"')):
+        await ServeMux()(task('a"b\\c é\n'))
 
 
 async def test_decorated_function_stays_as_it_is() -> None:

@@ -83,6 +83,18 @@ def test_headers_and_group_are_in_the_message() -> None:
     assert (message.headers, message.group_key) == ({"trace": "abc"}, "g1")
 
 
+@pytest.mark.parametrize("name", TaskOptions.__annotations__)
+def test_none_is_the_same_as_absent(name: str) -> None:
+    options = options_of(task_id="a1") | options_of(**{name: None})
+    validate(options)
+    absent = options_of(task_id="a1") if name != "task_id" else options_of()
+    made, expected = draft("t", b"p", options, NOW), draft("t", b"p", absent, NOW)
+    if name == "task_id":
+        assert made.task.message.id != expected.task.message.id
+    else:
+        assert made == expected
+
+
 # ── rounding ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -203,11 +215,26 @@ def test_options_of_the_call_come_over_those_of_the_task() -> None:
     assert merged == {"queue": "critical", "max_retry": 3}
 
 
+@pytest.mark.parametrize("name", TaskOptions.__annotations__)
+def test_none_in_the_call_leaves_the_option_of_the_task(name: str) -> None:
+    base = {"queue": "low", "process_in": 5, "headers": {"a": "1"}, "unique": 9, "max_retry": 0}
+    assert merge(options_of(**base), options_of(**{name: None})) == base
+    assert merge(options_of(**{name: None}), options_of(**base)) == base
+
+
 def test_merging_leaves_both_sides_as_they_were() -> None:
     base, over = options_of(process_in=5, headers={"a": "1"}), options_of(process_at=at(60))
     merge(base, over)
     assert base == {"process_in": 5, "headers": {"a": "1"}}
     assert over == {"process_at": at(60)}
+
+
+def test_merged_options_share_no_headers_with_those_they_came_from() -> None:
+    base, over = options_of(headers={}), options_of(headers={})
+    merged = merge(base, over)
+    assert merged["headers"] is not base["headers"]
+    assert merged["headers"] is not over["headers"]
+    assert merge(base, options_of())["headers"] is not base["headers"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +298,7 @@ NEVER = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
     [
         ({"queue": ""}, ValueError, "queue must not be blank"),
         ({"queue": " \n"}, ValueError, "queue must not be blank"),
-        ({"queue": None}, TypeError, "queue must be a str, not NoneType"),
+        ({"retry": None}, TypeError, "unknown task option 'retry'"),
         ({"queue": "a{b"}, ValueError, "queue 'a{b' must not contain braces"),
         ({"queue": "}"}, ValueError, "must not contain braces"),
         ({"queue": "\udcff"}, ValueError, "queue is not valid Unicode"),

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
+import inspect
+import pickle
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.errors import PayloadError
+from asynqpy.options import TaskOptions
 from asynqpy.task import ActiveTask, CancelCause, Task, TaskInfo, TaskState, current_task
 from asynqpy.task import running_task as running
 
@@ -65,14 +69,42 @@ def test_headers_changed_after_the_check_change_no_task() -> None:
     assert task.headers == task.options["headers"] == {}
 
 
-def test_task_is_frozen() -> None:
+@pytest.mark.parametrize("name", ["type", "payload", "options", "headers"])
+def test_task_is_frozen(name: str) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Task("t").type = "u"  # type: ignore[misc]
+        setattr(Task("t"), name, "u")
 
 
-def test_equal_tasks_are_equal() -> None:
-    assert Task("t", {"a": 1}, queue="low") == Task("t", b'{"a":1}', queue="low")
+def test_options_that_are_shown_are_a_copy() -> None:
+    task = Task("t", queue="low", headers={"trace": "abc"})
+    task.options["queue"] = "high"
+    cast("dict[str, str]", task.headers)["trace"] = "other"
+    cast("dict[str, str]", task.options["headers"])["trace"] = "other"
+    assert task.options == {"queue": "low", "headers": {"trace": "abc"}}
+
+
+def test_option_that_is_none_was_not_given() -> None:
+    options: TaskOptions = {"headers": None, "process_in": None, "queue": None, "max_retry": 0}
+    task = Task("t", **options)
+    assert task.options == {"max_retry": 0}
+    assert task.headers == {}
+
+
+def test_equal_tasks_are_equal_and_have_one_hash() -> None:
+    task, same = Task("t", {"a": 1}, queue="low"), Task("t", b'{"a":1}', queue="low")
+    assert task == same
+    assert len({task, same, Task("t", {"a": 1}), Task("t", {"a": 2})}) == 3
     assert Task("t") != Task("t", b"")
+
+
+def test_task_survives_copy_and_pickle() -> None:
+    task = Task("t", {"a": 1}, timeout=timedelta(seconds=5), headers={"trace": "abc"})
+    assert copy.deepcopy(task) == pickle.loads(pickle.dumps(task)) == task
+
+
+def test_repr_of_a_task_is_how_to_make_it() -> None:
+    task = Task("t", "p", queue="low")
+    assert repr(task) == "Task('t', b'p', **{'queue': 'low'})"
 
 
 @pytest.mark.parametrize(
@@ -213,6 +245,14 @@ async def test_result_that_json_cannot_hold_writes_nothing() -> None:
 async def test_async_handler_that_would_block_its_loop_is_told_to_await() -> None:
     with pytest.raises(RuntimeError, match="in async def, await instead"):
         active().wait_for(asyncio.get_running_loop().create_future())
+
+
+def test_coroutine_that_is_refused_is_closed() -> None:
+    task = active()
+    coroutine = task.write_result(b"done")
+    with pytest.raises(RuntimeError, match="await instead"):
+        task.wait_for(coroutine)
+    assert inspect.getcoroutinestate(coroutine) == "CORO_CLOSED"
 
 
 def test_there_is_no_current_task_outside_of_a_handler() -> None:

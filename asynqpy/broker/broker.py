@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from asynqpy.broker.consuming import (
     Dequeued,
     Unreadable,
     dequeue_call,
+    extend_grant_call,
     lease_expired_call,
     score,
     stamps,
@@ -33,7 +34,7 @@ from asynqpy.broker.maintenance import (
     set_aside_wrong_types_call,
 )
 from asynqpy.broker.messages import ServerInfo, WorkerInfo
-from asynqpy.broker.outcomes import LEASE_SECONDS, Delivery, ExpiredLease, Lease, Settlement
+from asynqpy.broker.outcomes import LEASE_SECONDS, Delivery, ExpiredLease, Grant, Lease, Settlement
 from asynqpy.broker.producing import NewTask, enqueue_batches
 from asynqpy.broker.scripts import Call, Runner, Word, command, is_wrong_type, nothing, script_call
 from asynqpy.broker.settling import settle_batches
@@ -81,7 +82,7 @@ class Broker:
         self._runner = Runner(self._connection)
         self._stamps = stamps()
         self._registered: dict[str, float] = {}
-        self._anchoring = asyncio.Lock()
+        self._anchoring: asyncio.Task[None] | None = None
         self.clock = clock or Clock()
 
     def __repr__(self) -> str:
@@ -93,6 +94,8 @@ class Broker:
 
     async def close(self) -> None:
         """Close the connections, unless a caller's client brought them. Idempotent."""
+        if self._anchoring is not None:
+            self._anchoring.cancel()
         await self._connection.close()
 
     async def ping(self) -> None:
@@ -143,10 +146,20 @@ class Broker:
         """Anchor the clock if that was long ago or never."""
         if self.clock.anchor_age() <= _ANCHOR_AGAIN:
             return
-        async with self._anchoring:
-            # Of many callers at once the first asks Redis.
-            if self.clock.anchor_age() > _ANCHOR_AGAIN:
-                await self.sync_clock()
+        if self._anchoring is None:
+            # Of many callers at once the first asks Redis, and all share what comes of it.
+            self._anchoring = asyncio.create_task(self.sync_clock(), name="asynqpy:anchor")
+            self._anchoring.add_done_callback(self._forget_anchoring)
+        anchoring = self._anchoring
+        await asyncio.wait([anchoring])  # whose own cancel leaves it to the others
+        if anchoring.cancelled():
+            raise BrokerError(f"the connection to Redis at {self._connection.description} is closed")
+        anchoring.result()
+
+    def _forget_anchoring(self, anchoring: asyncio.Task[None]) -> None:
+        self._anchoring = None
+        if not anchoring.cancelled():
+            anchoring.exception()  # those who still wait have it; it is no news to the loop
 
     async def publish_cancel(self, task_id: str) -> int:
         """Ask whichever server runs the task to cancel it; answers how many the asked node of Redis told."""
@@ -156,19 +169,32 @@ class Broker:
         """A subscription to the cancel channel, yet to be opened."""
         return Cancellations(self._connection)
 
-    async def turn(self, settlements: Sequence[Settlement], wanted: Mapping[str, int]) -> Turn:
+    def grant(self, queues: Iterable[str]) -> list[Grant]:
+        """Leases to be given out by the next turn, one grant a queue."""
+        expires_at = int(self.clock.now()) + LEASE_SECONDS
+        stamp = next(self._stamps)
+        return [Grant(queue, stamp, expires_at, expires_at) for queue in queues]
+
+    async def turn(
+        self,
+        settlements: Sequence[Settlement],
+        wanted: Mapping[str, int],
+        grants: Sequence[Grant] | None = None,
+    ) -> Turn:
         """Settle what has ended and take up to so many tasks of each queue, in one round trip.
 
         The settlements are written first. Queues wanted 0 only tell their backlog. Records that cannot be read are set
-        aside and logged.
+        aside and logged. ``grants`` are those of ``grant(wanted)``, for a caller that has them extended meanwhile.
         """
         settling = list(settle_batches(settlements, self.clock))
-        expires_at = int(self.clock.now()) + LEASE_SECONDS
-        stamp = next(self._stamps)
-        asking = [dequeue_call(queue, n, expires_at, stamp) for queue, n in wanted.items()]
+        grants = self.grant(wanted) if grants is None else grants
+        asking = [dequeue_call(grant, wanted[grant.queue]) for grant in grants]
         answers = await self._runner.run_all([*(batch.call for batch in settling), *asking])
         settled = spread(settling, answers[: len(settling)])
-        dequeued = dict(zip(wanted, answers[len(settling) :], strict=True))
+        dequeued = {
+            grant.queue: answer
+            for grant, answer in zip(grants, answers[len(settling) :], strict=True)
+        }
         try:
             await self._set_aside(settlements, settled, dequeued)
         except BrokerError as error:
@@ -232,7 +258,17 @@ class Broker:
         for lease, answer in zip(leases, answers, strict=True):
             if answer is True:
                 lease.expires_at = expires_at
+        for error in {str(answer) for answer in answers if isinstance(answer, BrokerError)}:
+            logger.error("could not extend leases: %s", error)
         return [lease for lease, answer in zip(leases, answers, strict=True) if answer is False]
+
+    async def extend_grants(self, grants: Sequence[Grant]) -> None:
+        """Extend what dequeues under way have given out to ``LEASE_SECONDS`` from now, and update the grants."""
+        expires_at = int(self.clock.now()) + LEASE_SECONDS
+        calls = [extend_grant_call(grant, expires_at) for grant in grants]
+        for grant, answer in zip(grants, await self._runner.run_all(calls), strict=True):
+            if isinstance(answer, int) and answer > 0:
+                grant.expires_at = expires_at
 
     async def write_result(self, lease: Lease, data: bytes) -> bool:
         """Store the result of a running task; False when its lease is lost."""

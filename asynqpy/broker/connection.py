@@ -23,13 +23,15 @@ must answer bytes."""
 class Connection:
     """A redis client for one event loop, and how to build others like it.
 
-    The ``description`` names the address for logs and error texts, and holds no secret.
+    The ``description`` names the address for logs and error texts, and holds no secret. Once it
+    ``is_closed``, the client must not be used: it would connect again.
     """
 
     def __init__(self, client: Redis | RedisCluster, plan: Plan, *, owned: bool) -> None:
         self.client = client
         self.is_cluster = isinstance(client, RedisCluster)
         self.description = plan.description
+        self.is_closed = False
         self._plan = plan
         self._owned = owned
 
@@ -75,6 +77,7 @@ class Connection:
         """Close all connections of a client that is ours; leave the caller's alone. Idempotent."""
         if not self._owned:
             return
+        self.is_closed = True
         if isinstance(self.client, RedisCluster):
             await self.client.aclose()
             return

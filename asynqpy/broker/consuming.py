@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.messages import TaskMessage
-from asynqpy.broker.outcomes import STAMPS, Delivery, ExpiredLease, Lease
+from asynqpy.broker.outcomes import STAMPS, Delivery, ExpiredLease, Grant, Lease
 from asynqpy.broker.scripts import Call, Word, script_call
 from asynqpy.errors import MalformedMessageError
 
@@ -56,20 +56,21 @@ def score(expires_at: float, stamp: int) -> str:
     return repr(int(expires_at) + stamp / STAMPS)
 
 
-def dequeue_call(queue: str, limit: int, expires_at: float, stamp: int) -> Call[Dequeued]:
-    """Ask a queue for at most ``limit`` tasks, and never more than a batch, leased until ``expires_at`` (unix s)."""
+def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
+    """Ask the queue of the grant for at most ``limit`` tasks, and never more than a batch."""
+    queue, stamp = grant.queue, grant.stamp
     script_keys = [keys.pending(queue), keys.paused(queue), keys.active(queue), keys.lease(queue)]
     args: list[Word] = [
         keys.task_prefix(queue),
         min(limit, MAX_BATCH),
-        score(expires_at, stamp),
+        score(grant.granted_until, stamp),
     ]
 
     def read(answer: tuple[int, list[bytes], list[bytes]]) -> Dequeued:
         backlog, tasks, repeated = answer
         deliveries, unreadable = [], []
         for raw_id, data in zip(tasks[::2], tasks[1::2], strict=True):
-            lease = Lease(queue, _text(raw_id), stamp, expires_at)
+            lease = Lease(queue, _text(raw_id), stamp, grant.expires_at)
             try:
                 deliveries.append(Delivery(_decode(queue, lease.id, data), lease))
             except MalformedMessageError as error:
@@ -78,6 +79,13 @@ def dequeue_call(queue: str, limit: int, expires_at: float, stamp: int) -> Call[
         return Dequeued(queue, backlog, deliveries, unreadable, names)
 
     return script_call("dequeue", script_keys, args, read)
+
+
+def extend_grant_call(grant: Grant, expires_at: float) -> Call[int]:
+    """Extend what the grant has given out so far until ``expires_at`` (unix s); answers how many leases that are."""
+    scores = [score(at, grant.stamp) for at in {grant.granted_until, grant.expires_at}]
+    args: list[Word] = [score(expires_at, grant.stamp), *scores]
+    return script_call("extend_grant", [keys.lease(grant.queue)], args, int)
 
 
 def lease_expired_call(queue: str, cutoff: float, limit: int) -> Call[Expired]:

@@ -270,7 +270,7 @@ class SchedulerEnqueueEvent(msgspec.Struct, frozen=True, kw_only=True):
 def _parse(message: M, data: bytes) -> M:
     try:
         message.ParseFromString(data)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:  # protobuf in pure Python: UnicodeDecodeError
         name = message.DESCRIPTOR.name
         raise MalformedMessageError(f"{len(data)} bytes are no {name}: {error}") from error
     return message

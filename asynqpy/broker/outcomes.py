@@ -34,6 +34,20 @@ class Lease:
         return str(self.stamp)
 
 
+@dataclass(slots=True, eq=False)
+class Grant:
+    """Leases that a dequeue under way may be giving out: all under ``stamp``, until ``expires_at`` (unix s).
+
+    Until its answer has been read nobody knows of which tasks, but they can be extended all the same: ``granted_until``
+    (unix s) is the expiry that the dequeue itself writes.
+    """
+
+    queue: str
+    stamp: int
+    granted_until: float
+    expires_at: float
+
+
 @dataclass(slots=True, frozen=True)
 class Delivery:
     """A task that dequeue handed to this server."""

@@ -13,6 +13,9 @@ from asynqpy.errors import AsynqError, DuplicateTaskError, TaskIdConflictError
 
 _STORED, _ID_TAKEN = 1, 0
 
+#: Most bytes of messages in one script call, unless a single one is larger: other clients wait while Redis reads them.
+_MAX_BYTES = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
@@ -32,21 +35,35 @@ class NewTask:
 
 def enqueue_batches(tasks: Sequence[NewTask], now_ns: int) -> Iterator[Batch[AsynqError | None]]:
     """Calls that answer per task: ``None`` stored, or why it was refused."""
+    encoded = [task.message.encode() for task in tasks]
     for (queue, state, group), places in by_key(tasks, _entrance):
-        chunk = [tasks[place] for place in places]
-        args: list[Word] = [keys.task_prefix(queue), state, now_ns, group]
-        for task in chunk:
-            message = task.message
-            args += (
-                message.id,
-                message.encode(),
-                task.token,
-                message.unique_key,
-                task.lock_ttl,
-                task.score,
-            )
         script_keys = [_container(queue, state, group), keys.groups(queue)]
-        yield Batch(script_call("enqueue", script_keys, args, _reader(chunk)), places)
+        for part in _within_bytes(places, encoded):
+            chunk = [tasks[place] for place in part]
+            args: list[Word] = [keys.task_prefix(queue), state, now_ns, group]
+            for place, task in zip(part, chunk, strict=True):
+                args += (
+                    task.message.id,
+                    encoded[place],
+                    task.token,
+                    task.message.unique_key,
+                    task.lock_ttl,
+                    task.score,
+                )
+            yield Batch(script_call("enqueue", script_keys, args, _reader(chunk)), part)
+
+
+def _within_bytes(places: Sequence[int], encoded: Sequence[bytes]) -> Iterator[list[int]]:
+    """Consecutive runs of places whose messages have at most ``_MAX_BYTES``; a larger one stands alone."""
+    run: list[int] = []
+    size = 0
+    for place in places:
+        size += len(encoded[place])
+        if run and size > _MAX_BYTES:
+            yield run
+            run, size = [], len(encoded[place])
+        run.append(place)
+    yield run
 
 
 def _entrance(task: NewTask) -> tuple[str, TaskState, str]:

@@ -21,12 +21,14 @@ from redis.asyncio.connection import (
 )
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
+    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
 )
 from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
+from redis.exceptions import AuthenticationError
 
 from asynqpy.broker.redis_cluster import SingleShotCluster
 from asynqpy.broker.redis_url import (
@@ -88,17 +90,41 @@ class SentinelPlan:
     sentinel_options: Options = field(repr=False)
 
     def build(self) -> Redis:
-        sentinel_settings = _settings(self.sentinel_options)
-        sentinel = Sentinel(self.sentinels, sentinel_kwargs=sentinel_settings)  # type: ignore[no-untyped-call]
         pool = _BlockingSentinelPool(  # type: ignore[no-untyped-call]
             self.master,
-            sentinel,
+            _Sentinels(self.sentinels, _settings(self.sentinel_options)),
             max_connections=MAX_CONNECTIONS,
             timeout=POOL_TIMEOUT,
             connection_class=self.connection_class,
             **_settings(self.options),
         )
         return Redis(connection_pool=pool)
+
+
+class _Sentinels(Sentinel):
+    """Sentinels whose errors are fit for a log, and say when it is the password."""
+
+    def __init__(self, endpoints: tuple[Endpoint, ...], settings: dict[str, Any]) -> None:
+        super().__init__([])  # type: ignore[no-untyped-call]
+        self.sentinels = [
+            _SentinelClient(host=it.host, port=it.port, **settings) for it in endpoints
+        ]
+
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        except MasterNotFoundError as error:
+            if "AuthenticationError" in str(error):
+                raise AuthenticationError(
+                    f"the sentinels want other credentials: {error}"
+                ) from error
+            raise
+
+
+class _SentinelClient(Redis):
+    def __repr__(self) -> str:
+        options = self.connection_pool.connection_kwargs
+        return str(Endpoint(options["host"], options["port"]))
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):

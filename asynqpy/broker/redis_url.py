@@ -223,4 +223,6 @@ def _allow_options(parts: _Parts, *names: str) -> None:
     for name in parts.options:
         if name not in names:
             known = f"it takes {', '.join(names)}" if names else "it takes none"
+            if name == "db" and parts.scheme != "redis-cluster":
+                known += "; the database goes into the path: write /1 after the host for ?db=1"
             raise ValueError(f"Redis URL: unknown option {name!r} for {parts.scheme}://; {known}")

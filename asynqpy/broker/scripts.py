@@ -115,6 +115,9 @@ class Runner:
                 replies[i] = reply
 
     async def _send(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+        if self._connection.is_closed:
+            where = self._connection.description
+            raise BrokerError(f"the connection to Redis at {where} is closed")
         with self.errors():
             async with self._connection.client.pipeline(transaction=False) as pipeline:
                 for words in commands:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from asynqpy.server.callbacks import call
 from asynqpy.task import ActiveTask
-
-logger = logging.getLogger("asynqpy.server")
 
 #: ``def f(task, error)`` or ``async def f(task, error)``; what it returns is ignored.
 ErrorHandler: TypeAlias = Callable[[ActiveTask, BaseException], Any]
@@ -22,11 +19,6 @@ class ErrorReport:
         self._error_handler = error_handler
 
     async def send(self, task: ActiveTask, error: BaseException) -> None:
-        if self._error_handler is None:
-            return
-        try:
-            answer = self._error_handler(task, error)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            logger.exception("the error handler failed for %r", task, extra={"task_id": task.id})
+        if self._error_handler is not None:
+            what, ids = f"the error handler for {task!r}", {"task_id": task.id}
+            await call(self._error_handler, task, error, what=what, extra=ids)

@@ -58,7 +58,7 @@ class Executor:
         remaining = run.deadline - self._clock.now()
         if remaining <= 0:
             return DeadlineExceededError(_DEADLINE_TEXT)
-        timer = loop.call_later(remaining, run.cancel, CancelCause.DEADLINE)
+        deadline = _Deadline(run, loop.time() + remaining)
         run.begun = True
         try:
             await self._handler(run.task)
@@ -72,7 +72,7 @@ class Executor:
             # A handler that calls sys.exit() fails; it does not take the server with it.
             return error
         finally:
-            timer.cancel()
+            deadline.cancel()
             if run.task.cancel_cause is not None:
                 _uncancel()
         return None
@@ -97,6 +97,30 @@ class Executor:
             logger.warning("the error handler was cancelled by the shutdown")
 
 
+#: Seconds after which a handler that still runs past its deadline is cancelled again.
+_INSIST_AFTER = 10.0
+
+
+class _Deadline:
+    """Cancels a run at its deadline, and again for as long as it goes on."""
+
+    def __init__(self, run: Run, at: float) -> None:
+        self._run = run
+        self._at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._pass)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _pass(self) -> None:
+        loop = asyncio.get_running_loop()
+        overdue = loop.time() - self._at
+        if overdue > _INSIST_AFTER / 2:
+            logger.warning("%r still runs %.0f s past its deadline", self._run, overdue)
+        self._run.cancel(CancelCause.DEADLINE)
+        self._timer = loop.call_later(_INSIST_AFTER, self._pass)
+
+
 #: Error texts that Go's asynq stores for the same events.
 LEASE_EXPIRED_TEXT = "asynq: task lease expired"
 _DEADLINE_TEXT = "context deadline exceeded"
@@ -112,9 +136,9 @@ def _cancellation_error(task: ActiveTask) -> BaseException:
 
 
 def _uncancel() -> None:
-    """The cancel has done its work: what is awaited next must not be cut short by it."""
+    """The cancels have done their work: what is awaited next must not be cut short by them."""
     job = asyncio.current_task()
-    if job is not None:
+    while job is not None and job.cancelling():
         job.uncancel()
 
 
@@ -126,5 +150,6 @@ def _log_failure(message: TaskMessage, error: BaseException) -> None:
         message.retried + 1,
         message.max_retry + 1,
         error,
+        exc_info=error if error.__traceback__ else None,
         extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from asynqpy.broker.broker import Broker
 from asynqpy.errors import BrokerError
+from asynqpy.server.callbacks import call
 from asynqpy.server.service import Service
 
 logger = logging.getLogger("asynqpy.server")
@@ -18,7 +19,9 @@ HealthCheck: TypeAlias = Callable[[BrokerError | None], Any]
 
 
 class HealthChecker(Service):
-    """Calls the health check at the start and each interval."""
+    """Calls the health check at the start and each interval. One that takes longer than that is cut off."""
+
+    interruptible = True
 
     def __init__(self, *, broker: Broker, health_check: HealthCheck, interval: float) -> None:
         super().__init__(interval=interval, at_once=True)
@@ -36,8 +39,7 @@ class HealthChecker(Service):
 
     async def _tell(self, error: BrokerError | None) -> None:
         try:
-            answer = self._health_check(error)
-            if inspect.isawaitable(answer):
-                await answer
-        except Exception:
-            logger.exception("the health check callback failed")
+            async with asyncio.timeout(self._interval):
+                await call(self._health_check, error, what="the health check callback")
+        except TimeoutError:
+            logger.error("the health check callback took longer than %g s", self._interval)

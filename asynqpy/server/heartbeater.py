@@ -48,9 +48,12 @@ class Heartbeater(Service):
         self._ttl = max(1, round(2 * interval))
 
     async def tick(self) -> float | None:
+        try:
+            # First: after the host has slept, leases extended by the old time would be extended into the past.
+            await self._broker.sync_clock()
+        finally:
+            await self._extend()
         runs = self._runs.snapshot()
-        await self._extend(runs)
-        await self._broker.sync_clock()
         info = self._describe(len(runs))
         workers = [_worker_info(info, run) for run in runs]
         await self._broker.write_server_state(info, workers, self._ttl)
@@ -65,16 +68,19 @@ class Heartbeater(Service):
         finally:
             await self._broker.close()
 
-    async def _extend(self, runs: Sequence[Run]) -> None:
+    async def _extend(self) -> None:
         """Extend the leases. One that ran out for want of an answer is as good as lost: others may take the task."""
-        by_lease: dict[Lease, Run] = {run.lease: run for run in runs}
+        held, granted = self._runs.held(), self._runs.granted()
         lost: list[Lease] = []
         try:
-            lost = await self._broker.extend_lease(list(by_lease)) if runs else []
+            if granted:
+                await self._broker.extend_grants(granted)
+            if held:
+                lost = await self._broker.extend_lease(list(held))
         finally:
             now = self._clock.now()
-            expired = [lease for lease in by_lease if lease.expires_at <= now]
-            self._give_up([by_lease[lease] for lease in {*lost, *expired}])
+            expired = [lease for lease in held if lease.expires_at <= now]
+            self._give_up([held[lease] for lease in {*lost, *expired}])
 
     def _give_up(self, runs: Sequence[Run]) -> None:
         for run in runs:

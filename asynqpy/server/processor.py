@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -28,6 +28,9 @@ logger = logging.getLogger("asynqpy.server")
 
 #: Seconds that cancelled handlers get to end before their tasks are handed back all the same.
 _GRACE = 1.0
+
+#: Seconds before the same queue is complained about again.
+_COMPLAIN_AGAIN = 10.0
 
 #: Seconds before outcomes that Redis refused are offered for the last time when the server stops.
 _LAST_FLUSH = 0.5
@@ -71,7 +74,10 @@ class Processor(Service):
         self._reports: set[asyncio.Task[None]] = set()
         self._fetching = True
         self._backlog: dict[str, int] = {}
+        self._complained: dict[str, float] = {}
         self._aborted = asyncio.Event()
+        #: Held so that the loop does not drop their jobs half-way.
+        self._abandoned: list[Run] = []
 
     async def tick(self) -> float | None:
         free = self._permits.value if self._fetching else 0
@@ -87,11 +93,19 @@ class Processor(Service):
         return self._pause(turn)
 
     async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
+        settlements = [item.settlement for item in unsettled]
+        grants = self._broker.grant(wanted)
         try:
-            turn = await self._broker.turn([item.settlement for item in unsettled], wanted)
-        except Exception as error:
+            with self._runs.granting(grants):
+                turn = await self._broker.turn(settlements, wanted, grants)
+        except (Exception, asyncio.CancelledError) as error:
+            # Also when it was the stop that lost patience: finish offers them once more.
             self._settler.unanswered(unsettled, error)
             raise
+        finally:
+            # Also what Redis refused: it is offered again until its lease ends, and that must come.
+            for item in unsettled:
+                self._runs.let_go(item.lease)
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
@@ -103,18 +117,27 @@ class Processor(Service):
         """Seconds until the next turn; whatever ends meanwhile wakes it."""
         if turn.errors and not turn.backlog:
             raise next(iter(turn.errors.values()))
-        for queue, error in turn.errors.items():
-            logger.error("cannot take tasks of queue %s: %s", queue, error, extra={"queue": queue})
+        self._complain(turn.errors)
         if turn.deliveries or any(turn.backlog.values()):
             return 0.0
         # Up to the interval, spread so that idle servers do not ask in step.
         return min(self._interval * random.uniform(0.5, 1.0), self._settler.next_due())
 
+    def _complain(self, errors: Mapping[str, BrokerError]) -> None:
+        """Log queues that could not be asked, each now and then: a busy server asks hundreds of times a second."""
+        now = self._clock.now()
+        for queue, error in errors.items():
+            if now - self._complained.get(queue, 0.0) > _COMPLAIN_AGAIN:
+                self._complained[queue] = now
+                ids = {"queue": queue}
+                logger.error("cannot take tasks of queue %s: %s", queue, error, extra=ids)
+
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:
             run = self._run_of(delivery)
-            if not self._fetching:
-                self._settler.add(run.task, delivery, Requeue())
+            if not self._fetching or delivery.lease.expires_at <= self._clock.now():
+                # Stopped, or blocked for so long that others may have the task; the fence tells.
+                self._settler.hand_back(run.task, delivery)
                 continue
             self._permits.acquire_nowait()
             self._runs.add(run)
@@ -136,12 +159,15 @@ class Processor(Service):
             raise LeaseExpiredError(LEASE_EXPIRED_TEXT)
 
     async def _work(self, run: Run) -> None:
+        outcome = None
         try:
             outcome = await self._executor.execute(run)
         finally:
             run.ended = True
             is_ours = self._runs.remove(run)
             self._return_permit(run)
+            if outcome is None and is_ours:
+                self._runs.let_go(run.lease)
         if outcome is not None and is_ours:
             self._settler.add(run.task, run.delivery, outcome)
 
@@ -199,6 +225,7 @@ class Processor(Service):
         for run in self._runs:
             logger.error("%r ignores its cancellation; its task is handed back while it runs", run)
             self._runs.remove(run)
+            self._abandoned.append(run)
             self._settler.add(run.task, run.delivery, Requeue())
         self.wake()
 
@@ -216,15 +243,17 @@ class Processor(Service):
 
     async def finish(self) -> None:
         """Write the last outcomes. What Redis still refuses is left to whoever recovers the leases."""
-        await self._flush()
-        if len(self._settler):
-            await asyncio.sleep(_LAST_FLUSH)
+        try:
             await self._flush()
-        if self._reports:
-            await asyncio.wait(self._reports, timeout=_LAST_FLUSH)
-        for sending in list(self._reports):
-            sending.cancel()
-        await asyncio.gather(*self._reports, return_exceptions=True)
+            if len(self._settler):
+                await asyncio.sleep(_LAST_FLUSH)
+                await self._flush()
+            if self._reports:
+                await asyncio.wait(self._reports, timeout=_LAST_FLUSH)
+        finally:
+            for sending in list(self._reports):
+                sending.cancel()
+            await asyncio.gather(*self._reports, return_exceptions=True)
 
     async def _flush(self) -> None:
         unsettled = self._settler.take(everything=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.outcomes import ExpiredLease, Settlement
 from asynqpy.clock import Clock, instant
-from asynqpy.errors import LeaseExpiredError
+from asynqpy.errors import BrokerError, LeaseExpiredError
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT
 from asynqpy.server.service import Service
@@ -59,6 +59,8 @@ class Recoverer(Service):
             self._settlement(lease, task, error) for lease, task in zip(expired, tasks, strict=True)
         ]
         answers = await self._broker.settle(settlements)
+        for refusal in {str(answer) for answer in answers if isinstance(answer, BrokerError)}:
+            logger.error("could not recover tasks: %s", refusal)
         recovered = [task for task, done in zip(tasks, answers, strict=True) if done is True]
         for task in recovered:
             logger.warning(

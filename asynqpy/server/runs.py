@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from asynqpy.broker.messages import TaskMessage
-from asynqpy.broker.outcomes import Delivery, Lease
+from asynqpy.broker.outcomes import Delivery, Grant, Lease
 from asynqpy.task import ActiveTask, CancelCause
 
 
 class Run:
-    """One attempt at one task, from its delivery until its handler has ended.
+    """One attempt at one task.
 
-    ``started_at`` and ``deadline`` are unix s. Once ``ended``, its outcome stands and no cancel changes it.
+    ``started_at`` and ``deadline`` are unix s. Once the handler has ``ended``, its outcome stands and no cancel changes
+    it.
     """
 
     __slots__ = ("begun", "deadline", "delivery", "ended", "job", "started_at", "task")
@@ -48,25 +50,35 @@ class Run:
         self.cancel(CancelCause.SHUTDOWN)
 
     def cancel(self, cause: CancelCause) -> None:
-        """Cancel the handler, which learns the cause; the first cause counts. Only on the server's loop."""
-        if self.job is None or self.ended or self.task.cancel_cause is not None:
+        """Cancel the handler, which learns the cause. Only on the server's loop.
+
+        A handler that swallowed an earlier cancel is cancelled again. The last cause counts, but a lost lease stays
+        lost.
+        """
+        if self.job is None or self.ended:
             return
         if not self.begun:
             # A job cancelled before its first step never runs at all, and nobody would settle the task.
             asyncio.get_running_loop().call_soon(self.cancel, cause)
             return
-        self.task.cancel_cause = cause
+        if self.task.cancel_cause is not CancelCause.LEASE_LOST:
+            self.task.cancel_cause = cause
         self.job.cancel(cause)
 
 
 class Runs:
-    """All of them. Changed on the server's loop; other threads may look through ``snapshot``.
+    """All attempts of this server, and the leases it holds for them. Changed on the server's loop; other threads look
+    through ``snapshot``, ``held`` and ``granted``.
 
-    By stamp and id: a task that was given away and dequeued again may be running here twice for a moment.
+    A run is here until its handler and the error handler have ended. Its lease is held for longer, until Redis has been
+    told the outcome: a blocked loop must not lose what has ended and waits to be written. By stamp and id: a task that
+    was given away and dequeued again may be running here twice for a moment.
     """
 
     def __init__(self) -> None:
         self._runs: dict[tuple[int, str], Run] = {}
+        self._held: dict[Lease, Run] = {}
+        self._grants: dict[int, Sequence[Grant]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -78,6 +90,7 @@ class Runs:
 
     def add(self, run: Run) -> None:
         self._runs[run.lease.stamp, run.lease.id] = run
+        self._held[run.lease] = run
         self._empty.clear()
 
     def remove(self, run: Run) -> bool:
@@ -87,9 +100,32 @@ class Runs:
             self._empty.set()
         return was_there
 
+    def let_go(self, lease: Lease) -> None:
+        """Hold the lease no longer: its task is settled, or is to lapse."""
+        self._held.pop(lease, None)
+
+    @contextmanager
+    def granting(self, grants: Sequence[Grant]) -> Iterator[None]:
+        """Hold whatever a dequeue gives out while its answer is under way."""
+        self._grants[id(grants)] = grants
+        try:
+            yield
+        finally:
+            del self._grants[id(grants)]
+
+    # Copied in one step of the interpreter, so also safe from a thread.
+
     def snapshot(self) -> list[Run]:
-        """Copied in one step of the interpreter, so also safe from a thread."""
+        """The runs."""
         return list(self._runs.values())
+
+    def held(self) -> dict[Lease, Run]:
+        """The leases to be kept."""
+        return self._held.copy()
+
+    def granted(self) -> list[Grant]:
+        """The leases that dequeues under way may be giving out."""
+        return [grant for grants in list(self._grants.values()) for grant in grants]
 
     def cancel(self, task_id: str, cause: CancelCause) -> None:
         """Cancel every run of this task."""

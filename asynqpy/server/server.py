@@ -9,13 +9,14 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 import anyio
 
+from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
 from asynqpy.broker.messages import ServerInfo
@@ -44,6 +45,9 @@ from asynqpy.server.verdict import FailurePolicy
 
 logger = logging.getLogger("asynqpy.server")
 
+#: Seconds that a shutdown leaves a tick which waits for a silent Redis, once the handlers have ended.
+_PATIENCE = 1.0
+
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 #: Not on Windows.
@@ -69,8 +73,9 @@ class Server:
 
     ``redis`` is a URL or a ``redis.asyncio`` client (see ``Client``). Durations are ``timedelta`` or seconds.
 
-    - ``queues``: priority per queue, 1 or more; default ``{"default": 1}``. Backed-up queues get tasks processed in
-      proportion to their priorities; with ``strict_priority`` a queue waits until those above it are empty.
+    - ``queues``: priority per queue, 1 or more, or just their names; default ``{"default": 1}``. Backed-up queues get
+      tasks processed in proportion to their priorities; with ``strict_priority`` a queue waits until those above it are
+      empty.
     - ``retry_delay(retried, error, task)``: delay before the next attempt; default asynq's formula.
     - ``is_failure(error)``: whether an error uses up a retry and is counted; default always.
     - ``error_handler(task, error)``, sync or async: told of each failed attempt, and of each lost lease with
@@ -95,7 +100,7 @@ class Server:
         redis: RedisSource,
         *,
         concurrency: int = 10,
-        queues: Mapping[str, int] | None = None,
+        queues: Mapping[str, int] | Sequence[str] | None = None,
         strict_priority: bool = False,
         retry_delay: RetryDelay = default_retry_delay,
         is_failure: Callable[[BaseException], bool] | None = None,
@@ -122,6 +127,8 @@ class Server:
         self._health_check_interval = _interval("health_check_interval", health_check_interval)
         self._janitor_interval = _interval("janitor_interval", janitor_interval)
         self._janitor_batch_size = _positive_int("janitor_batch_size", janitor_batch_size)
+        if janitor_batch_size > MAX_BATCH:
+            raise ValueError(f"janitor_batch_size must be {MAX_BATCH} or less: Redis waits for it")
         self._broker = Broker(redis)
         self._clock = self._broker.clock
         self._identity = (socket.gethostname() or "unknown-host", os.getpid(), str(uuid.uuid4()))
@@ -201,6 +208,11 @@ class Server:
         if self._state is ServerState.NEW:
             self._state = ServerState.CLOSED
             await self._broker.close()
+        if any(run.job is asyncio.current_task() for run in self._runs):
+            raise RuntimeError(
+                "a handler cannot wait for the shutdown of its own server, which waits for it: "
+                "asyncio.create_task(server.shutdown())"
+            )
         if self._closing is None:
             if self._state is ServerState.CLOSED:
                 return
@@ -219,11 +231,23 @@ class Server:
 
     async def _greet_redis(self) -> None:
         try:
-            await self._broker.sync_clock()
+            await self._unless_told_to_stop(self._broker.sync_clock())
         except BrokerAuthError:
             raise
         except BrokerError as error:
             logger.warning("the server starts without Redis and keeps trying: %s", error)
+
+    async def _unless_told_to_stop(self, awaitable: Coroutine[Any, Any, None]) -> None:
+        """Await something that a shutdown need not wait for."""
+        job, told = asyncio.create_task(awaitable), asyncio.create_task(self._told_to_stop.wait())
+        try:
+            await asyncio.wait([job, told], return_when=asyncio.FIRST_COMPLETED)
+            if job.done():
+                job.result()
+        finally:
+            for task in (job, told):
+                task.cancel()
+            await asyncio.wait([job, told])
 
     def _assemble(self, handler: AsyncHandler) -> None:
         """Wire the parts together: the only place that knows them all."""
@@ -255,7 +279,8 @@ class Server:
             interval=self._janitor_interval,
             batch_size=self._janitor_batch_size,
         )
-        self._others: list[Service] = [recoverer, Canceler(broker=broker, runs=runs), janitor]
+        self._senders: list[Service] = [self._forwarder, recoverer, janitor]
+        self._others: list[Service] = [Canceler(broker=broker, runs=runs)]
         if self._health_check is not None:
             checker = HealthChecker(
                 broker=broker,
@@ -285,7 +310,7 @@ class Server:
 
     @property
     def _services(self) -> list[Service]:
-        return [self._forwarder, self._processor, *self._others]
+        return [*self._senders, self._processor, *self._others]
 
     def _priority(self) -> Priority:
         return (StrictPriority if self._strict_priority else WeightedPriority)(self._queues)
@@ -307,14 +332,15 @@ class Server:
     async def _close(self) -> None:
         self._told_to_stop.set()
         logger.info("%r shuts down", self)
-        # Senders before receivers: nothing new becomes pending or is taken while handlers end.
-        await self._forwarder.stop()
-        await self._processor.drain(self._shutdown_timeout)
-        await self._processor.stop()
-        for service in self._others:
-            await service.stop()
+        self._processor.stop_fetching()
+        # Nothing new becomes pending or is recovered while handlers end; they can still be cancelled on request.
+        await asyncio.gather(
+            self._processor.drain(self._shutdown_timeout),
+            *(service.stop(_PATIENCE) for service in self._senders),
+        )
+        await asyncio.gather(*(s.stop(_PATIENCE) for s in [self._processor, *self._others]))
         # The heart beats last, so that leases outlive the handlers.
-        await self._heart.stop()
+        await self._heart.stop(_PATIENCE)
         await self._broker.close()
         logger.info("%r has stopped", self)
 
@@ -344,7 +370,9 @@ class Server:
                 self._told_to_stop.set()
 
 
-def _check_queues(queues: Mapping[str, int]) -> dict[str, int]:
+def _check_queues(queues: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
+    if isinstance(queues, list | tuple):
+        queues = dict.fromkeys(queues, 1)
     if not isinstance(queues, Mapping) or not queues:
         raise ValueError('queues must map at least one name to a priority: {"default": 1}')
     return {

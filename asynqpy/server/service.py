@@ -57,17 +57,19 @@ class Service(ABC):
             self._stopping.clear()
             self._task = asyncio.create_task(self._loop(), name=f"asynqpy:{self.name}")
 
-    async def stop(self) -> None:
+    async def stop(self, patience: float | None = None) -> None:
+        """Stop, and cancel a tick that takes more than ``patience`` s from now; ``None`` waits as long as it takes."""
         task = self._task
         if task is None:
             return
         self._stopping.set()
         self._wake.set()
-        while not task.done():
-            if self.interruptible:
-                task.cancel()
+        if not self.interruptible:
             # Not ``await task``: its cancellation must not pass for that of whoever called stop.
-            await asyncio.wait([task], timeout=_CANCEL_AGAIN if self.interruptible else None)
+            await asyncio.wait([task], timeout=patience)
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_CANCEL_AGAIN)
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s did not stop cleanly: %s", self.name, error, exc_info=error)
@@ -90,7 +92,9 @@ class Service(ABC):
         started = time.monotonic()
         try:
             delay = await self.tick()
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if self._is_cancelled(error):
+                raise
             # A tick that held for long, such as a subscription, had recovered from what failed before it.
             held = time.monotonic() - started > self.longest_back_off
             self._failures = 1 if held else self._failures + 1
@@ -100,7 +104,13 @@ class Service(ABC):
             self._failures = 0
         return self._interval if delay is None else delay
 
-    async def _back_off(self, error: Exception) -> float:
+    def _is_cancelled(self, error: BaseException) -> bool:
+        """Whether it was the service that was cancelled, and not something it awaited."""
+        job = asyncio.current_task()
+        cancelling = self._stopping.is_set() or (job is not None and job.cancelling() > 0)
+        return isinstance(error, asyncio.CancelledError) and cancelling
+
+    async def _back_off(self, error: BaseException) -> float:
         """Wait before the next attempt; nothing but stop shortens it, or a busy server would hammer a sick Redis."""
         longest = min(self.longest_back_off, _FIRST_BACK_OFF * 2 ** (self._failures - 1))
         delay = longest * random.uniform(0.75, 1.25)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 
 from asynqpy.server.service import Service
+
+logger = logging.getLogger("asynqpy.server")
 
 
 class ServiceThread:
@@ -26,6 +29,7 @@ class ServiceThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
+        self._patience: float | None = None
 
     def start(self) -> None:
         if self._thread is None:
@@ -33,11 +37,13 @@ class ServiceThread:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 
-    async def stop(self) -> None:
-        """Stop the services and the thread; returns when both have ended."""
+    async def stop(self, patience: float | None = None) -> None:
+        """Stop the services, each with this patience, and the thread; returns when all have ended."""
         if self._thread is None:
             return
-        await to_thread.run_sync(self._stop_and_join)
+        self._patience = patience
+        # Its own limiter: the common one may be full of an application's threads.
+        await to_thread.run_sync(self._stop_and_join, limiter=CapacityLimiter(1))
         self._thread = None
 
     def _stop_and_join(self) -> None:
@@ -49,7 +55,12 @@ class ServiceThread:
         self._thread.join()
 
     def _run(self) -> None:
-        asyncio.run(self._serve())
+        try:
+            asyncio.run(self._serve())
+        except Exception:
+            logger.critical("the thread %s died: leases will lapse", self._name, exc_info=True)
+        finally:
+            self._ready.set()
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -61,4 +72,4 @@ class ServiceThread:
                 await asyncio.wait_for(self._stop.wait(), 1.0)
                 break
         for service in self._services:
-            await service.stop()
+            await service.stop(self._patience)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asynqpy.broker.outcomes import Delivery, Outcome, Settlement
+from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Settlement
 from asynqpy.clock import Clock
-from asynqpy.errors import BrokerError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.task import ActiveTask
 
 logger = logging.getLogger("asynqpy.server")
@@ -20,11 +20,14 @@ _AGAIN_AFTER = 1.0
 
 @dataclass(slots=True)
 class Unsettled:
-    """An outcome on its way. ``lease_ends`` and ``due`` are unix s; it is ``uncertain`` once an answer was lost."""
+    """An outcome on its way, next ``due`` at (unix s); it is ``uncertain`` once an answer was lost.
+
+    Then it may have been written, and that another worker has the task is no news.
+    """
 
     task: ActiveTask
+    lease: Lease
     settlement: Settlement
-    lease_ends: float
     due: float = 0.0
     uncertain: bool = False
 
@@ -44,9 +47,18 @@ class Settler:
 
     def add(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> None:
         """Take an outcome on."""
+        self._unsettled.append(self._unsettled_of(task, delivery, outcome))
+
+    def hand_back(self, task: ActiveTask, delivery: Delivery) -> None:
+        """Take on the return of a task that was not begun: nothing is lost should another worker have it by now."""
+        item = self._unsettled_of(task, delivery, Requeue())
+        item.uncertain = True
+        self._unsettled.append(item)
+
+    def _unsettled_of(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> Unsettled:
         lease = delivery.lease
         settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
-        self._unsettled.append(Unsettled(task, settlement, lease.expires_at))
+        return Unsettled(task, lease, settlement)
 
     def take(self, *, everything: bool = False) -> list[Unsettled]:
         """What is to be sent now, or all there is. Each must come back through ``answered`` or ``unanswered``."""
@@ -70,22 +82,23 @@ class Settler:
         lost = []
         for item, answer in zip(taken, answers, strict=True):
             if isinstance(answer, BrokerError):
+                item.uncertain |= isinstance(answer, BrokerUnavailableError)
                 self._keep(item, answer)
             elif not answer and not item.uncertain:
                 lost.append(item.task)
         return lost
 
-    def unanswered(self, taken: Sequence[Unsettled], error: Exception) -> None:
+    def unanswered(self, taken: Sequence[Unsettled], error: BaseException) -> None:
         """The round trip failed: each may be settled or not, so "lost" is no news any more."""
         for item in taken:
             item.uncertain = True
             self._keep(item, error)
 
-    def _keep(self, item: Unsettled, error: Exception) -> None:
+    def _keep(self, item: Unsettled, error: BaseException) -> None:
         message, now = item.settlement.message, self._clock.now()
         ids = {"task_id": message.id, "queue": message.queue, "task_type": message.type}
         outcome = type(item.settlement.outcome).__name__
-        if now >= item.lease_ends:
+        if now >= item.lease.expires_at:
             logger.error(
                 "gave up on writing %s of task %s: its lease has ended (%s)",
                 outcome,

@@ -95,10 +95,15 @@ def error_text(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised ``from``: an error that wraps SkipRetry still means it."""
+    """The error, what it was raised ``from``, and its members if it is a group: who wraps SkipRetry still means it."""
     seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is None or id(link) in seen:
+            continue
         seen.add(id(link))
         yield link
-        link = link.__cause__
+        links.append(link.__cause__)
+        if isinstance(link, BaseExceptionGroup):
+            links += link.exceptions

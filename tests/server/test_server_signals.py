@@ -43,6 +43,10 @@ class Worker:
     async def says(self, text: str) -> None:
         await eventually(lambda: text in self._log, within=15)
 
+    async def handles(self, *task_ids: str) -> None:
+        for task_id in task_ids:
+            await self.says(f"handling {task_id}\n")
+
     def send(self, signum: signal.Signals) -> None:
         self._process.send_signal(signum)
 
@@ -78,17 +82,13 @@ async def let_go(redis: Redis, task_id: str) -> None:
     await ask(redis, "LPUSH", f"go:{task_id}", "go")
 
 
-async def are_active(redis: Redis, *task_ids: str) -> bool:
-    return await states(redis, *task_ids) == ["active"] * len(task_ids)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 async def test_signal_ends_the_worker_in_time_and_hands_its_tasks_back(
     redis_url: str, redis: Redis, signum: signal.Signals
 ) -> None:
     await seed_pending(redis, *messages(3))
     async with working(redis_url, shutdown_timeout=0.3) as worker:
-        await eventually(lambda: are_active(redis, "t0", "t1"))
+        await worker.handles("t0", "t1")
         worker.send(signum)
         await worker.says("shuts down")
         assert await worker.exit_status(within=0.3 + 2) == 0
@@ -101,7 +101,7 @@ async def test_signal_ends_the_worker_in_time_and_hands_its_tasks_back(
 async def test_handlers_may_finish_within_the_timeout(redis_url: str, redis: Redis) -> None:
     await seed_pending(redis, *messages(3))
     async with working(redis_url, shutdown_timeout=60) as worker:
-        await eventually(lambda: are_active(redis, "t0", "t1"))
+        await worker.handles("t0", "t1")
         worker.send(signal.SIGTERM)
         await worker.says("shuts down")
         await let_go(redis, "t0")
@@ -115,7 +115,7 @@ async def test_sigtstp_stops_the_fetching_while_running_tasks_go_on(
 ) -> None:
     await seed_pending(redis, message("t0"))
     async with working(redis_url, shutdown_timeout=0.3) as worker:
-        await eventually(lambda: are_active(redis, "t0"))
+        await worker.handles("t0")
         worker.send(signal.SIGTSTP)
         await worker.says("takes no more tasks")
         await seed_pending(redis, message("t1"))
@@ -129,7 +129,7 @@ async def test_sigtstp_stops_the_fetching_while_running_tasks_go_on(
 async def test_second_signal_aborts_the_handlers_at_once(redis_url: str, redis: Redis) -> None:
     await seed_pending(redis, message())
     async with working(redis_url, shutdown_timeout=3600) as worker:
-        await eventually(lambda: are_active(redis, "t1"))
+        await worker.handles("t1")
         worker.send(signal.SIGTERM)
         await worker.says("shuts down")
         worker.send(signal.SIGTERM)

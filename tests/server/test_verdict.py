@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -90,6 +91,32 @@ def test_error_raised_from_a_hopeless_one_is_archived_under_its_own_text(
 
 def test_error_raised_from_a_revocation_drops_the_task() -> None:
     assert verdict(caused_by(RevokeTask("moot"))) == Done()
+
+
+@pytest.mark.parametrize("cause", [SkipRetry("bad"), PayloadError("bad")])
+def test_group_with_a_hopeless_error_in_it_is_archived_under_its_own_text(cause: Exception) -> None:
+    group = ExceptionGroup("all of it", [OSError("away"), ExceptionGroup("part", [cause])])
+    assert verdict(group) == Archive("ExceptionGroup: all of it (2 sub-exceptions)")
+
+
+def test_group_with_a_revocation_in_it_drops_the_task() -> None:
+    group = BaseExceptionGroup("all of it", [SkipRetry("bad"), caused_by(RevokeTask("moot"))])
+    assert verdict(caused_by(group)) == Done()
+
+
+async def test_task_group_of_a_handler_may_give_its_task_up() -> None:
+    async def give_up() -> None:
+        raise SkipRetry("bad")
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(give_up())
+    assert isinstance(verdict(raised.value), Archive)
+
+
+def test_group_of_ordinary_errors_is_retried() -> None:
+    group = ExceptionGroup("all of it", [OSError("away"), ValueError("no")])
+    assert isinstance(verdict(group), Retry)
 
 
 def test_revocation_beats_whatever_it_was_raised_with() -> None:

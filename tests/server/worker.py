@@ -19,6 +19,7 @@ async def main(url: str, shutdown_timeout: float) -> None:
     async with Redis.from_url(url, protocol=2) as redis:
 
         async def handler(task: ActiveTask) -> None:
+            logging.info("handling %s", task.id)
             await redis.blpop([f"go:{task.id}"])
 
         server = Server(

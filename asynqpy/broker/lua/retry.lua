@@ -42,8 +42,10 @@ for i = 3, #ARGV, 5 do
     counted = counted + tonumber(ARGV[i + 4])
     answers[#answers + 1] = 1
   else
+    -- Two recoverers (who hold no stamp) may well write the same message: to the second the task is lost.
     local record = redis.pcall('HMGET', key, 'state', 'msg')
-    answers[#answers + 1] = (record[1] == 'retry' and record[2] == message) and 1 or 0
+    local is_repeated = record[1] == 'retry' and record[2] == message and tonumber(fence) < 2097152
+    answers[#answers + 1] = is_repeated and 1 or 0
   end
 end
 if counted > 0 then
