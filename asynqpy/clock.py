@@ -16,9 +16,11 @@ _WORST_ROUND_TRIP = 2.0
 
 _NANOSECONDS = 1_000_000_000
 
-#: Goes on while the host sleeps, which ``time.monotonic`` does on Windows alone: Linux has CLOCK_BOOTTIME for that, and
-#: on macOS CLOCK_MONOTONIC does.
-_STEADY_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
+#: Goes on while the host sleeps, unlike ``time.monotonic`` of Linux and macOS. Linux has CLOCK_BOOTTIME for that. On
+#: macOS CLOCK_MONOTONIC does it too, but is made from the wall clock, whose steps may show; the raw one knows none.
+_STEADY_CLOCK: int | None = getattr(
+    time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC_RAW", None)
+)
 
 #: The last second of the year 9999, unix s: no ``datetime`` goes further.
 _LATEST = 253_402_300_799

@@ -101,8 +101,8 @@ class ServerClosedError(AsynqError):
 
 
 class SkipRetry(AsynqError):
-    """Raised by a handler, or as the ``__cause__`` of what it raises: archive the task now."""
+    """Raised by a handler, or as the ``__cause__`` or in the group of what it raises: archive the task now."""
 
 
 class RevokeTask(AsynqError):
-    """Raised by a handler, or as the ``__cause__`` of what it raises: drop the task for good."""
+    """Raised by a handler, or as the ``__cause__`` or in the group of what it raises: drop the task for good."""

@@ -105,11 +105,14 @@ class HandlerThread:
             raise self._cancelled()
         answer = asyncio.run_coroutine_threadsafe(self._wait(awaitable), self._loop)
         try:
-            return answer.result()
+            result, stop = answer.result()
         except concurrent.futures.CancelledError:
             raise self._cancelled() from None
+        if stop is not None:
+            raise stop
+        return result
 
-    async def _wait(self, awaitable: Awaitable[Any]) -> Any:
+    async def _wait(self, awaitable: Awaitable[Any]) -> tuple[Any, SystemExit | None]:
         if self._is_over:  # by now
             close_coroutine(awaitable)
             raise self._cancelled()
@@ -117,7 +120,9 @@ class HandlerThread:
         assert wait is not None
         self._waits.add(wait)
         try:
-            return await awaitable
+            return await awaitable, None
+        except SystemExit as stop:  # raised in a task of its own, it would end the loop
+            return None, stop
         finally:
             self._waits.discard(wait)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from redis.asyncio import Redis
@@ -179,6 +179,16 @@ async def test_options_of_the_call_come_over_those_of_the_task(client: Client) -
     assert (info.queue, info.max_retry, info.headers) == ("critical", 3, {"a": "1", "b": "2"})
     assert info.state is TaskState.PENDING
     assert task.options["queue"] == "low"
+
+
+async def test_option_that_is_none_is_as_good_as_absent(client: Client) -> None:
+    nothing = cast("TaskOptions", dict.fromkeys(TaskOptions.__annotations__))
+    task = Task("t", queue="low", max_retry=3, headers={"a": "1"}, process_in=3_600)
+    (info,) = stored(await client.enqueue_many([task], **nothing))
+    assert (info.queue, info.max_retry, info.headers) == ("low", 3, {"a": "1"})
+    assert info.state is TaskState.SCHEDULED
+    plain = await client.enqueue(Task("t", **nothing), **nothing)
+    assert (plain.queue, plain.max_retry, plain.state) == ("default", 25, TaskState.PENDING)
 
 
 async def test_options_of_enqueue_many_come_over_those_of_each_task(client: Client) -> None:
@@ -469,6 +479,20 @@ async def test_unreachable_redis_is_named_without_its_password() -> None:
         outcomes = await client.enqueue_many([Task("t"), Task("t")])
     assert kinds(outcomes) == [BrokerUnavailableError] * 2
     assert SECRET not in told(stored_error(outcomes[0]))
+
+
+async def test_each_task_that_was_not_enqueued_has_an_error_of_its_own(redis: Redis) -> None:
+    async with Client(f"redis://127.0.0.1:{free_port()}/0") as client:
+        one, other = map(stored_error, await client.enqueue_many([Task("t"), Task("t")]))
+    assert one is not other
+    assert (str(one), one.__cause__) == (str(other), other.__cause__)
+    assert one.__cause__ is not None
+    await ask(redis, "SET", key("bad", "pending"), "no list")
+    async with Client(redis) as client:
+        outcomes = await client.enqueue_many([Task("t", queue="bad"), Task("t", queue="bad")])
+    one, other = map(stored_error, outcomes)
+    assert one is not other
+    assert str(one) == str(other)
 
 
 def stored_error(outcome: TaskInfo | AsynqError) -> AsynqError:

@@ -10,7 +10,6 @@ import pytest
 from asynqpy import clock as clock_module
 from asynqpy.clock import Clock, instant
 
-
 STEADY = 7
 
 

@@ -287,6 +287,14 @@ async def test_awaited_thing_that_cancels_itself_raises_the_same_in_the_thread()
         await as_async(lambda task: task.wait_for(gives_up()))(a_task())
 
 
+async def test_exit_of_an_awaited_thing_is_one_in_the_thread_and_not_of_the_loop() -> None:
+    async def leaves() -> None:
+        raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        await as_async(lambda task: task.wait_for(leaves()))(a_task())
+
+
 async def test_waiting_on_the_loop_for_the_loop_is_refused_rather_than_dead() -> None:
     @traced
     async def handler(task: ActiveTask) -> None:

@@ -153,7 +153,9 @@ class Broker:
         anchoring = self._anchoring
         await asyncio.wait([anchoring])  # whose own cancel leaves it to the others
         if anchoring.cancelled():
-            raise BrokerError(f"the connection to Redis at {self._connection.description} is closed")
+            raise BrokerError(
+                f"the connection to Redis at {self._connection.description} is closed"
+            )
         anchoring.result()
 
     def _forget_anchoring(self, anchoring: asyncio.Task[None]) -> None:

@@ -83,8 +83,8 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
 
 def extend_grant_call(grant: Grant, expires_at: float) -> Call[int]:
     """Extend what the grant has given out so far until ``expires_at`` (unix s); answers how many leases that are."""
-    scores = [score(at, grant.stamp) for at in {grant.granted_until, grant.expires_at}]
-    args: list[Word] = [score(expires_at, grant.stamp), *scores]
+    expiries = (expires_at, grant.granted_until, grant.expires_at)
+    args = [score(expiry, grant.stamp) for expiry in expiries]
     return script_call("extend_grant", [keys.lease(grant.queue)], args, int)
 
 

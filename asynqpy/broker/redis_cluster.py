@@ -74,10 +74,13 @@ class SingleShotCluster(RedisCluster):
         self._initialize = True
 
     async def aclose(self) -> None:
-        """Close every connection, also those that redis-py keeps when it is to ask anew."""
+        """Close every connection, also those that redis-py forgets about when it asks anew."""
         await super().aclose()
         await self.nodes_manager.aclose()
         await self.nodes_manager.aclose("startup_nodes")
+        holders = self.nodes_manager.slots_cache.values()
+        for node in {id(node): node for nodes in holders for node in nodes}.values():
+            await node.disconnect()
 
 
 def _reason(error: RedisClusterException) -> RedisError:

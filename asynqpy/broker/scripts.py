@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 Word: TypeAlias = str | bytes | int | float
 
+#: Everything redis-py raises of its own: the errors of its cluster client are no ``RedisError``.
+_ALL_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException)
 _AUTH_ERRORS = (redis_errors.AuthenticationError, redis_errors.NoPermissionError)
 _AUTH_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "invalid password")
 _UNAVAILABLE_ERRORS = (
@@ -130,7 +132,7 @@ class Runner:
         """Turn whatever the redis library raises into a ``BrokerError``."""
         try:
             yield
-        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        except (*_ALL_ERRORS, OSError, TimeoutError) as error:
             raise self.translate(error) from error
 
     def translate(self, error: Exception) -> BrokerError:

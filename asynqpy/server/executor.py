@@ -11,14 +11,12 @@ from asynqpy.clock import Clock
 from asynqpy.errors import (
     DeadlineExceededError,
     LeaseExpiredError,
-    RevokeTask,
-    SkipRetry,
     TaskCancelledError,
 )
 from asynqpy.handler import AsyncHandler
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.runs import Run
-from asynqpy.server.verdict import FailurePolicy, after_failure, after_success
+from asynqpy.server.verdict import FailurePolicy, after_failure, after_success, decides
 from asynqpy.task import ActiveTask, CancelCause, running_task
 
 logger = logging.getLogger("asynqpy.server")
@@ -79,7 +77,7 @@ class Executor:
 
     async def _after_error(self, run: Run, error: BaseException) -> Outcome | None:
         cause = run.task.cancel_cause
-        if cause is CancelCause.SHUTDOWN and not isinstance(error, SkipRetry | RevokeTask):
+        if cause is CancelCause.SHUTDOWN and not decides(error):
             return Requeue()
         if cause is CancelCause.LEASE_LOST:
             await self._send(run.task, LeaseExpiredError(LEASE_EXPIRED_TEXT))

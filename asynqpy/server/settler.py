@@ -97,18 +97,18 @@ class Settler:
     def _keep(self, item: Unsettled, error: BaseException) -> None:
         message, now = item.settlement.message, self._clock.now()
         ids = {"task_id": message.id, "queue": message.queue, "task_type": message.type}
-        outcome = type(item.settlement.outcome).__name__
+        outcome, reason = type(item.settlement.outcome).__name__, str(error) or repr(error)
         if now >= item.lease.expires_at:
             logger.error(
                 "gave up on writing %s of task %s: its lease has ended (%s)",
                 outcome,
                 message.id,
-                error,
+                reason,
                 extra=ids,
             )
             return
         logger.warning(
-            "could not write %s of task %s yet: %s", outcome, message.id, error, extra=ids
+            "could not write %s of task %s yet: %s", outcome, message.id, reason, extra=ids
         )
         item.due = now + _AGAIN_AFTER
         self._unsettled.append(item)

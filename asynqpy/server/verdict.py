@@ -72,14 +72,17 @@ def after_failure(
     now: float,
 ) -> Outcome:
     """Drop, archive or retry. ``now`` is unix s."""
-    chain = list(_chain(error))
-    if any(isinstance(link, RevokeTask) for link in chain):
+    if _means(error, RevokeTask):
         return Done()
-    is_hopeless = any(isinstance(link, SkipRetry | PayloadError) for link in chain)
-    if is_hopeless or message.retried >= message.max_retry:
+    if _means(error, *_HOPELESS) or message.retried >= message.max_retry:
         return Archive(error_text(error))
     at = now + policy.delay(message.retried, error, task)
     return Retry(at, error_text(error), counted=policy.counts(error))
+
+
+def decides(error: BaseException) -> bool:
+    """Whether the error itself says what becomes of the task, whatever else happens to it."""
+    return _means(error, RevokeTask, *_HOPELESS)
 
 
 def error_text(error: BaseException) -> str:
@@ -92,6 +95,14 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, AsynqError) and text:
         return text
     return f"{name}: {text}" if text else name
+
+
+#: Errors that no retry will mend.
+_HOPELESS = (SkipRetry, PayloadError)
+
+
+def _means(error: BaseException, *kinds: type[BaseException]) -> bool:
+    return any(isinstance(link, kinds) for link in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

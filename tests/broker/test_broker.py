@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.messages import ServerInfo, WorkerInfo
 from asynqpy.broker.outcomes import Archive, Done, Outcome, Retry
-from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.factories import STAMP, lease_on, lease_score, new_task, settlement
@@ -303,40 +302,6 @@ async def test_a_queue_whose_registration_failed_is_registered_the_next_time(
     assert await state.invariants(redis) == []
 
 
-# The clock
-
-
-async def test_the_clock_follows_redis(redis_url: str, redis: Redis) -> None:
-    clock = Clock()
-    clock.anchor(1_000.0, 0.0)
-    broker = Broker(redis_url, clock)
-    await broker.sync_clock()
-    seconds, microseconds = await state.ask(redis, "TIME")
-    assert clock.now() == pytest.approx(int(seconds) + int(microseconds) / 1e6, abs=1)
-    assert clock.anchor_age() < 5
-    await broker.close()
-
-
-@pytest.mark.parametrize(("age", "asks"), [(float("inf"), 1), (61.0, 1), (59.0, 0)])
-async def test_the_clock_is_anchored_again_when_that_was_long_ago(
-    redis_url: str, redis: Redis, age: float, asks: int
-) -> None:
-    class Aged(FakeClock):
-        anchored = 0
-
-        def anchor_age(self) -> float:
-            return age
-
-        def anchor(self, redis_time: float, round_trip: float) -> None:
-            self.anchored += 1
-
-    clock = Aged()
-    broker = Broker(redis_url, clock)
-    await broker.keep_clock()
-    assert clock.anchored == asks
-    await broker.close()
-
-
 # The rest
 
 
@@ -357,6 +322,8 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "dequeue": lambda b: b.dequeue({"default": 1}),
     "settle": lambda b: b.settle([settlement(state.message(), Done(), 1)]),
     "extend_lease": lambda b: b.extend_lease([lease_on(state.message(), b.clock)]),
+    "extend_grants": lambda b: b.extend_grants(b.grant(["default"])),
+    "keep_clock": lambda b: b.keep_clock(),
     "write_result": lambda b: b.write_result(lease_on(state.message(), b.clock), b""),
     "forward": lambda b: b.forward(["default"]),
     "lease_expired": lambda b: b.lease_expired(["default"], 1),

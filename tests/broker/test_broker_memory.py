@@ -87,6 +87,23 @@ async def test_leases_are_extended(broker: Broker, clock: FakeClock, redis: Redi
     assert await state.scores(redis, "lease") == {"t1": lease_score(clock)}
 
 
+async def test_leases_whose_answer_nobody_has_read_are_extended(
+    broker: Broker, clock: FakeClock, redis: Redis
+) -> None:
+    await state.seed_pending(redis, *state.messages(3))
+    await fill(redis)
+    grants = broker.grant(["default"])
+    await broker.turn([], {"default": 2}, grants)
+    before = await state.scores(redis, "lease")
+    for seconds in (10, 20):
+        clock.advance(10)
+        await broker.extend_grants(grants)
+        after = await state.scores(redis, "lease")
+        assert after == {task_id: score + seconds for task_id, score in before.items()}
+    assert len(after) == 2
+    assert await state.invariants(redis) == []
+
+
 @pytest.mark.parametrize(
     "outcome", [Done(), Complete(), Retry(4e9, "no"), Archive("no"), Requeue()], ids=repr
 )

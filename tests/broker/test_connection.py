@@ -44,6 +44,13 @@ async def use(url: str) -> bytes:
         await connection.close()
 
 
+async def refusal(use: Awaitable[object]) -> str:
+    """All that Python shows of the error, with its causes."""
+    with pytest.raises(RedisError) as refused:
+        await use
+    return "".join(traceback.format_exception(refused.value))
+
+
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
     """A Redis with a password, a user ``ann`` with another, and a unix socket."""
@@ -134,8 +141,7 @@ def make_certificates(folder: Path) -> None:
 
 
 async def test_tls_trusts_no_certificate_of_an_unknown_authority(tls: tuple[int, Path]) -> None:
-    with pytest.raises(RedisError, match="CERTIFICATE_VERIFY_FAILED"):
-        await use(f"rediss://{HOST}:{tls[0]}")
+    assert "CERTIFICATE_VERIFY_FAILED" in await refusal(use(f"rediss://{HOST}:{tls[0]}"))
 
 
 async def test_tls_is_used_with_a_certificate_that_is_trusted(
@@ -149,8 +155,7 @@ async def test_tls_takes_a_certificate_for_its_own_host_only(
     tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
-    with pytest.raises(RedisError, match=r"[Hh]ostname mismatch"):
-        await use(f"rediss://localhost:{tls[0]}")
+    assert "ostname mismatch" in await refusal(use(f"rediss://localhost:{tls[0]}"))
 
 
 async def connection_ids(client: Redis | RedisCluster) -> set[int]:
@@ -215,12 +220,12 @@ async def test_what_is_closed_has_no_connection_left(deployment: Deployment) -> 
     await connection.close()
     await connection.close()
 
-    def others() -> list[str]:
+    def left() -> list[Any]:
         lists = deployment.ask_all("CLIENT LIST", "TYPE", "normal")
-        return [entry for entries in lists for entry in entries if "client|list" not in str(entry)]
+        ours = ("get", "cluster", "cluster|slots", "command")
+        return [client for clients in lists for client in clients if client["cmd"] in ours]
 
-    await eventually(lambda: not [c for c in others() if "lib-name=redis-py(asyncio" in str(c)])
-    await eventually(lambda: not [c for c in others() if "'cmd': 'get'" in str(c)])
+    await eventually(lambda: not left())
 
 
 async def test_one_node_hears_what_is_published_anywhere(deployment: Deployment) -> None:
@@ -258,12 +263,6 @@ async def test_nothing_shows_the_password(url: str, description: str) -> None:
     for thing in (connection, connection._plan, connection.client):
         assert "s3cret" not in repr(thing)
     await connection.close()
-
-
-async def refusal(use: Awaitable[object]) -> str:
-    with pytest.raises(RedisError) as refused:
-        await use
-    return "".join(traceback.format_exception(refused.value))
 
 
 async def test_errors_do_not_show_the_password(

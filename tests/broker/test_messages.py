@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Protocol, Self
 
@@ -188,6 +191,32 @@ def test_bytes_that_are_no_task_are_refused(what: str) -> None:
 def test_bytes_that_are_no_record_are_refused(kind: type[Record]) -> None:
     with pytest.raises(MalformedMessageError):
         kind.decode(b"\xff\xff\xff")
+
+
+#: Reads lines of hexadecimal bytes, none of which is a task.
+REFUSE_ALL = """
+import sys
+from google.protobuf.internal import api_implementation
+from asynqpy.broker.messages import TaskMessage
+from asynqpy.errors import MalformedMessageError
+
+assert api_implementation.Type() == "python"
+for line in sys.stdin:
+    try:
+        TaskMessage.decode(bytes.fromhex(line))
+    except MalformedMessageError:
+        continue
+    sys.exit(line)
+"""
+
+
+def test_bytes_that_are_no_task_are_refused_by_protobuf_in_pure_python_too() -> None:
+    """It raises other errors than the one in C."""
+    program = [sys.executable, "-c", REFUSE_ALL]
+    environment = os.environ | {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}
+    lines = "".join(f"{data.hex()}\n" for data in MALFORMED.values())
+    ended = subprocess.run(program, env=environment, input=lines, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_time_that_no_calendar_has_is_refused() -> None:

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy.broker import producing as producing_module
 from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.producing import NewTask
+from asynqpy.broker.producing import NewTask, enqueue_batches
 from asynqpy.errors import BrokerError, DuplicateTaskError, TaskIdConflictError
 from tests import redis_state as state
 from tests.broker.factories import LOCK, grouped_task, new_task, scheduled_task
@@ -109,6 +110,42 @@ async def test_tasks_run_in_the_order_in_which_they_came(broker: Broker, redis: 
     ids = [f"t{n}" for n in range(MAX_BATCH + 3)]
     assert await broker.enqueue([new_task(i) for i in ids]) == [None] * len(ids)
     assert await state.listed(redis, "pending") == ids
+
+
+def sized(task_id: str, size: int, token: str = "") -> NewTask:
+    return NewTask(TaskMessage(type="t", id=task_id, payload=b"x" * size), token=token)
+
+
+def sizes(*tasks: NewTask) -> list[list[int]]:
+    """Places of the tasks of each call."""
+    return [list(batch.places) for batch in enqueue_batches(tasks, 0)]
+
+
+def test_large_messages_travel_in_more_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producing_module, "_MAX_BYTES", 10_000)
+    small, large, huge = sized("s", 3_000), sized("l", 6_000), sized("h", 20_000)
+    assert sizes(small, small, small) == [[0, 1, 2]]
+    assert sizes(small, large, small, small) == [[0, 1], [2, 3]]
+    assert sizes(huge) == [[0]]
+    assert sizes(small, huge, small, huge, huge) == [[0], [1], [2], [3], [4]]
+    assert sizes() == []
+
+
+def test_call_that_is_full_to_the_byte_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = sized("s", 3_000)
+    monkeypatch.setattr(producing_module, "_MAX_BYTES", 2 * len(task.message.encode()))
+    assert sizes(task, task, task, task, task) == [[0, 1], [2, 3], [4]]
+
+
+async def test_tasks_of_megabytes_keep_their_order_and_get_their_own_answers(
+    broker: Broker, redis: Redis
+) -> None:
+    await broker.enqueue([sized("t3", 1, token="taken")])
+    tasks = [sized(f"t{n}", 1_500_000, token=f"token:{n}") for n in range(9)]
+    assert len(sizes(*tasks)) == 5
+    answers = await broker.enqueue(tasks)
+    assert [n for n, answer in enumerate(answers) if answer is not None] == [3]
+    assert await state.listed(redis, "pending") == [f"t{n}" for n in (3, 0, 1, 2, 4, 5, 6, 7, 8)]
 
 
 async def test_no_tasks_are_enqueued_without_a_word(broker: Broker, redis: Redis) -> None:

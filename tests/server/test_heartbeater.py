@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker import asynq_pb2 as pb
-from asynqpy.errors import BrokerUnavailableError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.server.heartbeater import Heartbeater
 from asynqpy.server.runs import Run, Runs
 from asynqpy.task import CancelCause
@@ -150,6 +150,113 @@ async def test_each_beat_extends_the_leases_and_keeps_their_stamp(
     assert after == {task_id: score + 20 for task_id, score in before.items()}
     assert {run.lease.expires_at for run in taken} == {clock.now() + 30}
     assert causes(taken) == [None, None]
+
+
+async def test_leases_are_extended_by_the_time_that_redis_has_just_told(
+    heartbeater: Heartbeater,
+    broker: FlakyBroker,
+    redis: Redis,
+    runs: Runs,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The host slept, and its clock stood still meanwhile."""
+    taken = await take(broker, redis, runs, "t1")
+    before = await scores(redis, "lease")
+
+    async def sync_clock() -> None:
+        clock.advance(20)
+
+    monkeypatch.setattr(broker, "sync_clock", sync_clock)
+    await heartbeater.tick()
+    assert await scores(redis, "lease") == {"t1": before["t1"] + 20}
+    await asyncio.sleep(0)
+    assert causes(taken) == [None]
+
+
+async def test_leases_are_extended_even_when_redis_does_not_tell_its_time(
+    heartbeater: Heartbeater,
+    broker: FlakyBroker,
+    redis: Redis,
+    runs: Runs,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await take(broker, redis, runs, "t1")
+    before = await scores(redis, "lease")
+
+    async def sync_clock() -> None:
+        raise BrokerError("no permission to run the 'time' command")
+
+    monkeypatch.setattr(broker, "sync_clock", sync_clock)
+    clock.advance(20)
+    with pytest.raises(BrokerError, match="time"):
+        await heartbeater.tick()
+    assert await scores(redis, "lease") == {"t1": before["t1"] + 20}
+
+
+async def test_leases_that_a_dequeue_under_way_gives_out_are_extended(
+    heartbeater: Heartbeater, broker: FlakyBroker, redis: Redis, runs: Runs, clock: FakeClock
+) -> None:
+    await seed_pending(redis, message("t1"), message("t2"))
+    grants = broker.grant(["default", "low"])
+    with runs.granting(grants):
+        turn = await broker.turn([], {"default": 2, "low": 2}, grants)
+        before = await scores(redis, "lease")
+        for seconds in (20, 40):
+            clock.advance(20)
+            await heartbeater.tick()
+            after = await scores(redis, "lease")
+            assert after == {task_id: score + seconds for task_id, score in before.items()}
+    assert len(turn.deliveries) == 2
+    clock.advance(20)
+    await heartbeater.tick()
+    assert await scores(redis, "lease") == after
+
+
+async def test_lease_is_extended_while_the_outcome_waits_to_be_written(
+    heartbeater: Heartbeater, broker: FlakyBroker, redis: Redis, runs: Runs, clock: FakeClock
+) -> None:
+    (run,) = await take(broker, redis, runs, "t1")
+    end(run, runs)
+    before = await scores(redis, "lease")
+    clock.advance(20)
+    await heartbeater.tick()
+    assert await scores(redis, "lease") == {"t1": before["t1"] + 20}
+    runs.let_go(run.lease)
+    clock.advance(5)
+    await heartbeater.tick()
+    assert await scores(redis, "lease") == {"t1": before["t1"] + 20}
+
+
+def end(run: Run, runs: Runs) -> None:
+    """As when the handler has returned."""
+    assert run.job is not None
+    run.job.cancel()
+    run.ended = True
+    runs.remove(run)
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+async def test_lost_lease_of_a_run_that_has_ended_cancels_nothing(
+    heartbeater: Heartbeater,
+    broker: FlakyBroker,
+    redis: Redis,
+    runs: Runs,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    is_expired: bool,
+) -> None:
+    ended, other = await take(broker, redis, runs, "t1", "t2")
+    end(ended, runs)
+    if is_expired:
+        ended.lease.expires_at = clock.now()
+    await ask(redis, "ZREM", key("default", "lease"), "t1")
+    await heartbeater.tick()
+    await asyncio.sleep(0)
+    assert causes([ended, other]) == [None, None]
+    assert caplog.records == []
+    assert list(await scores(redis, "lease")) == ["t2"]
 
 
 async def test_handler_whose_lease_was_lost_is_cancelled_and_no_other(

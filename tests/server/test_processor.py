@@ -6,6 +6,8 @@ import threading
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy.broker.broker import Turn
+from asynqpy.errors import BrokerError
 from asynqpy.task import ActiveTask, CancelCause
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
@@ -215,6 +217,30 @@ async def test_message_without_timeout_and_deadline_gets_half_an_hour(
     await seed_pending(redis, message(timeout=0))
     await work_off(a_workshop(broker, handler))
     assert deadlines == [clock.now() + 1800]
+
+
+async def test_queue_that_cannot_be_asked_is_logged_now_and_then_and_not_at_every_turn(
+    broker: FlakyBroker,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def turn(*args: object) -> Turn:
+        refusals = {"low": BrokerError("NOPERM"), "poor": BrokerError("NOPERM")}
+        return Turn(settled=[], deliveries=[], backlog={"default": 0}, errors=refusals)
+
+    shop = a_workshop(broker, queues={"default": 1, "low": 1, "poor": 1})
+    monkeypatch.setattr(broker, "turn", turn)
+    for _ in range(4):
+        await shop.processor.tick()
+        clock.advance(3)
+    complaints = [
+        "cannot take tasks of queue low: NOPERM",
+        "cannot take tasks of queue poor: NOPERM",
+    ]
+    assert [record.getMessage() for record in caplog.records] == complaints
+    await shop.processor.tick()
+    assert [record.getMessage() for record in caplog.records] == complaints * 2
 
 
 # Permits and threads.

@@ -10,8 +10,10 @@ from asynqpy.task import ActiveTask
 from tests.eventually import eventually
 from tests.flaky_broker import FlakyBroker
 from tests.redis_state import (
+    ask,
     counter,
     invariants,
+    key,
     listed,
     message,
     messages,
@@ -21,6 +23,7 @@ from tests.redis_state import (
 )
 from tests.server.gate import Gate
 from tests.server.parts import a_workshop
+from tests.server.servers import left_behind
 
 
 async def test_nothing_is_taken_after_stop_fetching_and_what_runs_is_settled(
@@ -135,6 +138,49 @@ async def test_abort_ends_the_wait_of_a_drain(broker: FlakyBroker, redis: Redis)
         await draining
         await shop.processor.stop()
     assert await listed(redis, "pending") == ["t1"]
+
+
+async def test_outcome_on_its_way_when_the_stop_loses_patience_is_offered_once_more(
+    broker: FlakyBroker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = a_workshop(broker)
+    await seed_pending(redis, message())
+    await shop.processor.tick()
+    await eventually(lambda: not len(shop.runs))
+    run_all, asked = broker._runner.run_all, asyncio.Event()
+
+    async def hangs_once(*args: object) -> list[object]:
+        if not asked.is_set():
+            asked.set()
+            await asyncio.Event().wait()
+        return await run_all(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(broker._runner, "run_all", hangs_once)
+    shop.processor.start()
+    await asked.wait()
+    await shop.processor.stop(0.01)
+    assert await states(redis, "t1") == [""]
+    assert await counter(redis, "processed") == 1
+
+
+async def test_report_of_a_lost_lease_that_hangs_is_not_left_behind_by_an_impatient_stop(
+    broker: FlakyBroker, redis: Redis
+) -> None:
+    told = asyncio.Event()
+
+    async def error_handler(task: ActiveTask, error: BaseException) -> None:
+        told.set()
+        await asyncio.Event().wait()
+
+    shop = a_workshop(broker, error_handler=error_handler)
+    await seed_pending(redis, message())
+    await shop.processor.tick()
+    await eventually(lambda: not len(shop.runs))
+    await ask(redis, "ZREM", key("default", "lease"), "t1")
+    shop.processor.start()
+    await told.wait()
+    await shop.processor.stop(0.01)
+    assert left_behind() == []
 
 
 async def test_last_outcomes_are_offered_once_more_and_then_left_to_recovery(

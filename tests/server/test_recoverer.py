@@ -110,21 +110,23 @@ async def test_lease_extended_at_the_last_moment_keeps_the_task(
     assert told == []
 
 
+@pytest.mark.parametrize("apart", [0, 1], ids=["in the same second", "a second apart"])
+@pytest.mark.parametrize("max_retry", [25, 0], ids=["retried", "archived"])
 async def test_of_two_recoverers_one_acts(
-    broker: FlakyBroker, redis: Redis, redis_url: str, clock: FakeClock
+    broker: FlakyBroker, redis: Redis, redis_url: str, clock: FakeClock, apart: int, max_retry: int
 ) -> None:
     told: list[str] = []
-    other = FlakyBroker(redis_url, FakeClock(clock.now() + 1))
+    other = FlakyBroker(redis_url, FakeClock(clock.now() + apart))
     recoverers = [
         a_recoverer(each, error_handler=lambda task, error: told.append(task.id))
         for each in (broker, other)
     ]
-    await seed_active(redis, *messages(20), lease=clock.now() - 31)
+    await seed_active(redis, *messages(20, retry=max_retry), lease=clock.now() - 31)
     await asyncio.gather(*(recoverer.tick() for recoverer in recoverers))
     await other.close()
     assert sorted(told) == sorted(f"t{n}" for n in range(20))
     assert await counter(redis, "failed") == 20
-    assert len(await scores(redis, "retry")) == 20
+    assert len(await scores(redis, "retry" if max_retry else "archived")) == 20
 
 
 async def test_more_than_a_page_is_recovered_in_one_pass(
@@ -171,12 +173,15 @@ async def test_lease_that_ended_before_all_time_is_recovered_like_others(
 
 
 async def test_pass_in_which_nothing_can_be_settled_ends(
-    broker: FlakyBroker, redis: Redis, clock: FakeClock
+    broker: FlakyBroker, redis: Redis, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await seed_active(redis, message(), lease=clock.now() - 31)
+    await seed_active(redis, *messages(3), lease=clock.now() - 31)
     await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 1)
     try:
         await a_recoverer(broker).tick()
     finally:
         await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 0)
-    assert await states(redis, "t1") == ["active"]
+    assert await states(redis, "t0", "t1", "t2") == ["active"] * 3
+    (record,) = caplog.records
+    assert "could not recover tasks" in record.getMessage()
+    assert "NOREPLICAS" in record.getMessage()

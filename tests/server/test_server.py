@@ -32,7 +32,10 @@ NOWHERE = "redis://127.0.0.1:1/0"
         ({"concurrency": True}, TypeError, "concurrency must be an int, not bool"),
         ({"concurrency": 2.5}, TypeError, "concurrency must be an int, not float"),
         ({"queues": {}}, ValueError, "queues must map at least one name"),
-        ({"queues": ["default"]}, ValueError, "queues must map at least one name"),
+        ({"queues": []}, ValueError, "queues must map at least one name"),
+        ({"queues": "default"}, ValueError, "queues must map at least one name"),
+        ({"queues": ["low", " "]}, ValueError, "queue name must not be blank"),
+        ({"queues": [1]}, TypeError, "queue name must be a str"),
         ({"queues": {" ": 1}}, ValueError, "queue name must not be blank"),
         ({"queues": {1: 1}}, TypeError, "queue name must be a str"),
         ({"queues": {"{a}": 1}}, ValueError, "must not contain braces"),
@@ -51,6 +54,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
         ({"health_check_interval": 0}, ValueError, "health_check_interval must be longer than 0"),
         ({"janitor_interval": False}, TypeError, "janitor_interval must be a timedelta"),
         ({"janitor_batch_size": 0}, ValueError, "janitor_batch_size must be 1 or more"),
+        ({"janitor_batch_size": 501}, ValueError, "janitor_batch_size must be 500 or less"),
     ],
 )
 def test_argument_that_makes_no_sense_is_refused_by_name(
@@ -58,6 +62,11 @@ def test_argument_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(error, match=text):
         Server(NOWHERE, **options)
+
+
+@pytest.mark.parametrize("queues", [["a", "b"], ("a", "b"), {"a": 1, "b": 1}])
+def test_queues_that_are_only_named_have_priority_1(queues: Any) -> None:
+    assert "{'a': 1, 'b': 1}" in repr(Server(NOWHERE, queues=queues, janitor_batch_size=500))
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "http://localhost:6379", "redis://:x@/y"])

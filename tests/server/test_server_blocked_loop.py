@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis as sync_redis
 from redis.asyncio import Redis
 
+from asynqpy.server.recoverer import Recoverer
 from asynqpy.server.server import Server
 from asynqpy.task import ActiveTask
 from tests.eventually import eventually
 from tests.redis_process import RedisProcess
-from tests.redis_state import counter, message, seed_pending
+from tests.redis_state import counter, invariants, message, messages, seed_pending
 from tests.server.servers import QUICK
 
 LEASE = "asynq:{default}:lease"
@@ -69,3 +73,115 @@ async def test_handler_that_blocks_the_loop_keeps_its_lease_and_is_named_in_the_
     assert "by asynqpy:task:email:welcome:t1" in report
     assert "in blocks_everything" in report
     assert "time.sleep(0.1)" in report
+
+
+class Handling:
+    """A handler that blocks its loop while another's outcome is unwritten, and a delivery unread."""
+
+    #: Seconds; longer than a lease.
+    blocks_for = 4.5
+
+    def __init__(self, redis_port: int) -> None:
+        self._redis = sync_redis.Redis(port=redis_port, protocol=2)
+        self.server: Server | None = None
+        self.blocks = threading.Event()
+        self.handled: list[str] = []
+
+    async def __call__(self, task: ActiveTask) -> None:
+        self.handled.append(task.id)
+        if task.id == "t1":
+            await very_soon(self._unread)
+        if task.id == "t2":
+            await very_soon(lambda: self._unread() and self._has_ended("t1"))
+            self.blocks.set()
+            time.sleep(self.blocks_for)  # noqa: ASYNC251 - the fault that is shown
+
+    def _unread(self) -> set[str]:
+        """What Redis has given out to a dequeue that is still under way."""
+        assert self.server is not None
+        if not self.server._runs.granted():
+            return set()
+        given_out = {task_id.decode() for task_id in self._redis.zrange(LEASE, 0, -1)}
+        return given_out - {lease.id for lease in self.server._runs.held()}
+
+    def _has_ended(self, task_id: str) -> bool:
+        """Whether the handler has, and the outcome waits to be written."""
+        assert self.server is not None
+        runs = self.server._runs
+        return task_id not in {run.message.id for run in runs} and any(
+            lease.id == task_id for lease in runs.held()
+        )
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+async def very_soon(predicate: Callable[[], object]) -> None:
+    """Wait for what holds for a moment only."""
+    async with asyncio.timeout(10):
+        while not predicate():
+            await asyncio.sleep(0)  # noqa: ASYNC110
+
+
+class SecondServer(threading.Thread):
+    """Works off the same queue on a loop of its own once the first one is blocked, and recovers without delay."""
+
+    def __init__(self, url: str, handling: Handling, options: dict[str, Any]) -> None:
+        super().__init__()
+        self._url = url
+        self._handling = handling
+        self._options = options
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        self._handling.blocks.wait(10)
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with WatchfulServer(self._url, **self._options).running(self._handle):
+            await eventually(self._ended.is_set, within=20)
+
+    async def _handle(self, task: ActiveTask) -> None:
+        self._handling.handled.append(task.id)
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop(
+    redis_url: str, redis: Redis, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynqpy.broker.broker.LEASE_SECONDS", 3)
+    monkeypatch.setattr("asynqpy.server.recoverer._GRACE", 0)
+    monkeypatch.setitem(Recoverer.__init__.__kwdefaults__, "interval", 0.1)
+    told: list[object] = []
+    options: dict[str, Any] = {
+        **QUICK,
+        "concurrency": 3,
+        "retry_delay": lambda *_: 0.1,
+        "error_handler": lambda *about: told.append(about),
+    }
+    handling = Handling(redis_server.port)
+    second = SecondServer(redis_url, handling, options)
+    ids = [f"t{n}" for n in range(8)]
+    await seed_pending(redis, *messages(len(ids)))
+    second.start()
+    try:
+        first = handling.server = WatchfulServer(redis_url, **options)
+        async with first.running(handling):
+            await eventually(lambda: counter(redis, "processed"), within=15)
+            await eventually(lambda: is_empty(redis), within=15)
+    finally:
+        second.end()
+        handling.close()
+    assert handling.blocks.is_set()
+    assert sorted(handling.handled) == ids
+    assert (await counter(redis, "processed"), await counter(redis, "failed")) == (len(ids), 0)
+    assert told == []
+    assert await invariants(redis) == []
+
+
+async def is_empty(redis: Redis) -> bool:
+    """Whether no task is left, in whatever state."""
+    return not await redis.keys("asynq:{default}:t:*")

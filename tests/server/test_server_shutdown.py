@@ -181,6 +181,32 @@ async def test_every_caller_of_shutdown_returns_when_all_has_stopped(
     assert left_behind() == []
 
 
+async def test_handler_that_would_wait_for_its_own_servers_shutdown_is_told_what_to_do(
+    redis_url: str, redis: Redis
+) -> None:
+    told: list[str] = []
+    closing: list[asyncio.Task[None]] = []
+
+    async def handler(task: ActiveTask) -> None:
+        if told:
+            closing.append(asyncio.create_task(server.shutdown()))
+            return
+        with pytest.raises(RuntimeError) as caught:
+            await server.shutdown()
+        told.append(str(caught.value))
+
+    await seed_pending(redis, message("t1"))
+    async with serving(redis_url, handler) as server:
+        await eventually(lambda: counter(redis, "processed"))
+        assert "asyncio.create_task(server.shutdown())" in told[0]
+        assert server.state is ServerState.ACTIVE
+        await seed_pending(redis, message("t2"))
+        await eventually(lambda: closing)
+        await closing[0]
+    assert await states(redis, "t1", "t2") == ["", ""]
+    assert left_behind() == []
+
+
 async def test_shutdown_whose_caller_is_cancelled_goes_on(redis_url: str, redis: Redis) -> None:
     gate = Gate()
     await seed_pending(redis, message())

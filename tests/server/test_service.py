@@ -247,6 +247,71 @@ async def test_cancellation_that_a_library_swallowed_is_repeated(
         await service.stop()
 
 
+async def test_patient_stop_lets_a_tick_end_within_its_patience() -> None:
+    step, ended = asyncio.Event(), asyncio.Event()
+
+    async def takes_its_time() -> None:
+        await step.wait()
+        ended.set()
+
+    service = Probe(takes_its_time)
+    service.start()
+    await eventually(lambda: service.ticks == 1)
+    stopping = asyncio.create_task(service.stop(60))
+    await a_few_turns()
+    step.set()
+    await stopping
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("finish_hangs", [False, True])
+async def test_stop_that_loses_its_patience_cancels_a_tick_and_a_finish_that_hang(
+    monkeypatch: pytest.MonkeyPatch, finish_hangs: bool
+) -> None:
+    class Hanging(Probe):
+        async def finish(self) -> None:
+            await super().finish()
+            if finish_hangs:
+                await asyncio.Event().wait()
+
+    monkeypatch.setattr(service_module, "_CANCEL_AGAIN", 0.01)
+    service = Hanging(asyncio.Event().wait)
+    service.start()
+    await eventually(lambda: service.ticks == 1)
+    async with asyncio.timeout(1):
+        await service.stop(0.01)
+    assert service.finishes == 1
+    assert service_tasks() == []
+
+
+@pytest.mark.usefixtures("quick_back_off")
+async def test_cancelled_error_that_nobody_asked_for_is_a_failure_like_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def awaits_cancelled() -> None:
+        inner = asyncio.create_task(asyncio.sleep(60))
+        inner.cancel()
+        await inner
+
+    service = Probe(awaits_cancelled, awaits_cancelled)
+    service.start()
+    await eventually(lambda: service.ticks == 3)
+    assert len(waits(caplog.records)) == 2
+    await service.stop()
+    assert service.finishes == 1
+
+
+async def test_service_that_is_cancelled_from_outside_ends_and_finishes() -> None:
+    service = Probe(asyncio.Event().wait)
+    service.start()
+    await eventually(lambda: service.ticks == 1)
+    (job,) = (task for task in asyncio.all_tasks() if task.get_name() == "asynqpy:probe")
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert (service.ticks, service.finishes) == (1, 1)
+
+
 async def test_caller_whose_stop_is_cancelled_is_cancelled_and_the_tick_is_not() -> None:
     step = asyncio.Event()
     service = Probe(step.wait)

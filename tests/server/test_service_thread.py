@@ -3,6 +3,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from anyio import to_thread
 
 from asynqpy.server.service import Service
 from asynqpy.server.service_thread import ServiceThread
@@ -77,6 +82,65 @@ async def test_starts_and_stops_that_change_nothing_do_nothing() -> None:
     assert threads() == [NAME]
     await thread.stop()
     await thread.stop()
+    assert threads() == []
+
+
+async def test_thread_whose_loop_does_not_start_is_told_and_does_not_hold_up_the_stop(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(serving: Coroutine[Any, Any, None]) -> None:
+        serving.close()
+        raise OSError("too many open files")
+
+    service = Noting()
+    thread = a_thread(service)
+    for is_first in (True, False):  # also when it had worked before
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "run", fails)
+            thread.start()
+            async with asyncio.timeout(5):
+                await thread.stop()
+        (record,) = caplog.records
+        assert record.levelname == "CRITICAL"
+        assert "too many open files" in caplog.text
+        assert threads() == []
+        caplog.clear()
+        if is_first:
+            thread.start()
+            await eventually(lambda: service.ticked_in)
+            await thread.stop()
+
+
+async def test_stop_needs_none_of_the_threads_of_the_application() -> None:
+    thread = a_thread(Noting())
+    thread.start()
+    common = to_thread.current_default_thread_limiter()
+    tokens = common.total_tokens
+    common.total_tokens = 1
+    try:
+        async with common, asyncio.timeout(5):
+            await thread.stop()
+    finally:
+        common.total_tokens = tokens
+    assert threads() == []
+
+
+async def test_stop_that_loses_its_patience_ends_a_service_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging(Noting):
+        async def tick(self) -> float | None:
+            await super().tick()
+            await asyncio.Event().wait()
+            return None
+
+    service = Hanging()
+    thread = a_thread(service)
+    thread.start()
+    await eventually(lambda: service.ticked_in)
+    async with asyncio.timeout(5):
+        await thread.stop(0.01)
+    assert service.finished_in == [NAME]
     assert threads() == []
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from asynqpy.broker.outcomes import Archive, Done, Outcome
+from asynqpy.broker.outcomes import Archive, Done, Outcome, Requeue, Settlement
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.server.settler import Settler
 from asynqpy.task import ActiveTask
@@ -133,6 +133,35 @@ def test_loss_after_a_lost_answer_may_be_our_own_success_and_is_not_told(
     settler.unanswered(settler.take(), BROKEN)
     assert settler.answered(settler.take(everything=True), [False]) == []
     assert len(settler) == 0
+
+
+def test_loss_after_an_answer_that_says_redis_was_unavailable_is_not_told(
+    settler: Settler,
+) -> None:
+    add(settler, "a")
+    settler.answered(settler.take(), [BROKEN])
+    assert settler.answered(settler.take(everything=True), [False]) == []
+
+
+def test_task_that_was_not_begun_is_handed_back_and_its_loss_is_not_told(
+    settler: Settler, clock: FakeClock
+) -> None:
+    settler.hand_back(a_task(), a_delivery(stamp=77))
+    (item,) = settler.take()
+    assert item.settlement == Settlement(a_message(), "77", Requeue(), NOW)
+    assert settler.answered([item], [False]) == []
+    assert len(settler) == 0
+
+
+def test_outcome_is_offered_for_as_long_as_its_lease_was_extended(
+    settler: Settler, clock: FakeClock
+) -> None:
+    delivery = a_delivery(expires_at=NOW + 30)
+    settler.add(a_task(), delivery, Done())
+    delivery.lease.expires_at = NOW + 60
+    clock.advance(59)
+    settler.answered(settler.take(), [REFUSED])
+    assert len(settler) == 1
 
 
 def test_uncertainty_survives_a_later_refusal(settler: Settler) -> None:

@@ -13,6 +13,7 @@ from asynqpy.server.verdict import (
     FailurePolicy,
     after_failure,
     after_success,
+    decides,
     effective_deadline,
     error_text,
 )
@@ -213,3 +214,18 @@ class UnspeakableError(Exception):
 
 def test_error_that_cannot_be_shown_comes_to_a_verdict() -> None:
     assert verdict(UnspeakableError()) == Retry(NOW + 10, "UnspeakableError")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (SkipRetry("enough"), True),
+        (RevokeTask("gone"), True),
+        (PayloadError("no JSON"), True),
+        (ExceptionGroup("both", [ValueError("a"), SkipRetry("enough")]), True),
+        (ValueError("boom"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_some_errors_decide_what_becomes_of_the_task(error: Exception, expected: bool) -> None:
+    assert decides(error) is expected

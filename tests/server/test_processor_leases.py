@@ -1,0 +1,207 @@
+"""A lease is held from before Redis gives it out until the outcome is written, however long the loop is blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from redis.asyncio import Redis
+
+from asynqpy.errors import BrokerUnavailableError
+from asynqpy.server.heartbeater import Heartbeater
+from asynqpy.task import ActiveTask, CancelCause
+from tests.eventually import eventually
+from tests.fake_clock import FakeClock
+from tests.flaky_broker import FlakyBroker
+from tests.redis_state import (
+    ask,
+    counter,
+    dump,
+    invariants,
+    key,
+    listed,
+    message,
+    messages,
+    scores,
+    seed_pending,
+    states,
+    stored_message,
+)
+from tests.server.gate import Gate
+from tests.server.parts import Workshop, a_heartbeater, a_recoverer, a_workshop, work_off
+
+
+def a_heart(shop: Workshop, broker: FlakyBroker) -> Heartbeater:
+    return a_heartbeater(broker, broker.clock, shop.runs)
+
+
+async def run_one(shop: Workshop, redis: Redis) -> None:
+    """A task whose handler has ended, with its outcome still to be written."""
+    await seed_pending(redis, message())
+    await shop.processor.tick()
+    await eventually(lambda: not len(shop.runs))
+
+
+async def test_lease_is_held_until_the_outcome_is_written(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock
+) -> None:
+    shop = a_workshop(broker)
+    await run_one(shop, redis)
+    for _ in range(3):
+        clock.advance(20)
+        await a_heart(shop, broker).tick()
+    assert (await scores(redis, "lease"))["t1"] > clock.now() + 30
+    await a_recoverer(broker).tick()
+    await work_off(shop)
+    assert await states(redis, "t1") == [""]
+    assert (await counter(redis, "processed"), await counter(redis, "failed")) == (1, 0)
+    assert shop.runs.held() == {}
+    assert shop.runs.granted() == []
+
+
+async def test_lease_of_an_outcome_that_redis_refuses_is_let_lapse(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock
+) -> None:
+    shop = a_workshop(broker)
+    await run_one(shop, redis)
+    await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        await shop.processor.tick()
+    finally:
+        await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 0)
+    await assert_lapses(shop, broker, redis, clock)
+
+
+async def test_lease_of_an_outcome_that_does_not_get_through_is_let_lapse(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock
+) -> None:
+    shop = a_workshop(broker)
+    await run_one(shop, redis)
+    broker.down()
+    with pytest.raises(BrokerUnavailableError):
+        await shop.processor.tick()
+    broker.up()
+    await assert_lapses(shop, broker, redis, clock)
+    assert shop.runs.granted() == []
+
+
+async def assert_lapses(
+    shop: Workshop, broker: FlakyBroker, redis: Redis, clock: FakeClock
+) -> None:
+    before = await scores(redis, "lease")
+    assert list(before) == ["t1"]
+    clock.advance(20)
+    await a_heart(shop, broker).tick()
+    assert await scores(redis, "lease") == before
+    assert len(shop.settler) == 1
+
+
+async def test_lost_lease_is_let_go_with_its_run(broker: FlakyBroker, redis: Redis) -> None:
+    gate = Gate()
+    shop = a_workshop(broker, gate)
+    await seed_pending(redis, message())
+    await shop.processor.tick()
+    await eventually(lambda: gate.running)
+    shop.runs.cancel("t1", CancelCause.LEASE_LOST)
+    await eventually(lambda: not len(shop.runs))
+    assert shop.runs.held() == {}
+
+
+# Answers that are read late.
+
+
+def read_late(
+    broker: FlakyBroker, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], Awaitable[None]]
+) -> None:
+    """The next answers have arrived, but something happens before they are read: the loop is blocked."""
+    send = broker._runner._send
+
+    async def send_and_wait(*args: object) -> list[object]:
+        answers = await send(*args)  # type: ignore[arg-type]
+        monkeypatch.setattr(broker._runner, "_send", send)
+        await meanwhile()
+        return answers
+
+    monkeypatch.setattr(broker._runner, "_send", send_and_wait)
+
+
+async def test_delivery_that_is_read_late_runs_when_its_lease_was_kept_meanwhile(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate()
+    shop = a_workshop(broker, gate)
+    await seed_pending(redis, *messages(3))
+    await broker.dequeue({"none": 1})  # Redis knows the script
+
+    async def is_blocked() -> None:
+        for _ in range(5):
+            clock.advance(20)
+            await a_heart(shop, broker).tick()
+
+    read_late(broker, monkeypatch, is_blocked)
+    await shop.processor.tick()
+    await eventually(lambda: gate.running == 3)
+    assert {run.lease.expires_at for run in shop.runs} == {clock.now() + 30}
+    gate.open()
+    await eventually(lambda: not len(shop.runs))
+    await work_off(shop)
+    assert (await counter(redis, "processed"), await counter(redis, "failed")) == (3, 0)
+
+
+async def test_delivery_whose_lease_has_expired_when_it_is_read_is_handed_back(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, told = Gate(), []
+    shop = a_workshop(broker, gate, error_handler=lambda *args: told.append(args))
+    await seed_pending(redis, *messages(3))
+    await broker.dequeue({"none": 1})
+
+    async def is_blocked() -> None:
+        clock.advance(30)
+
+    read_late(broker, monkeypatch, is_blocked)
+    await shop.processor.tick()
+    assert (len(shop.runs), len(shop.settler), shop.runs.held()) == (0, 3, {})
+    shop.processor.stop_fetching()
+    await shop.processor.tick()
+    assert await listed(redis, "pending") == ["t0", "t1", "t2"]
+    assert (await stored_message(redis, "t0")).retried == 0
+    assert (await counter(redis, "processed"), await counter(redis, "failed")) == (0, 0)
+    assert await invariants(redis) == []
+    assert (gate.started, told) == ([], [])
+
+
+async def test_delivery_that_is_read_when_another_worker_has_it_is_left_to_that(
+    broker: FlakyBroker,
+    redis: Redis,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate, told = Gate(), []
+
+    async def error_handler(task: ActiveTask, error: BaseException) -> None:
+        told.append(task.id)
+
+    shop = a_workshop(broker, gate, error_handler=error_handler)
+    await seed_pending(redis, message())
+    await broker.dequeue({"none": 1})
+
+    async def is_blocked() -> None:
+        clock.advance(61)
+        await a_recoverer(broker, error_handler=error_handler).tick()
+        # It is forwarded, and a Go worker takes it.
+        await ask(redis, "ZREM", key("default", "retry"), "t1")
+        await ask(redis, "LPUSH", key("default", "active"), "t1")
+        await ask(redis, "ZADD", key("default", "lease"), clock.now() + 30, "t1")
+        await ask(redis, "HSET", "asynq:{default}:t:t1", "state", "active")
+
+    read_late(broker, monkeypatch, is_blocked)
+    await shop.processor.tick()
+    before = await dump(redis)
+    caplog.clear()
+    await shop.processor.tick()
+    await shop.processor.finish()
+    assert await dump(redis) == before
+    assert (gate.started, told, len(shop.settler)) == ([], ["t1"], 0)
+    assert caplog.records == []
