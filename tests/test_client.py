@@ -360,9 +360,14 @@ def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
 async def test_queue_is_registered_before_its_first_task(client: Client, redis: Redis) -> None:
     async with redis.monitor() as monitor:
         await client.enqueue(Task("t"), queue="low")
-        seen = [(await monitor.next_command())["command"].split()[0] for _ in range(4)]
-    order = [word.upper() for word in seen if word.upper() in ("SADD", "EVALSHA", "EVAL")]
-    assert order[0] == "SADD"
+        first = ""
+        while first not in {
+            "SADD",
+            "EVALSHA",
+            "EVAL",
+        }:  # greetings and questions for the time come before
+            first = (await monitor.next_command())["command"].split()[0].upper()
+    assert first == "SADD"
     assert await ask(redis, "SMEMBERS", "asynq:queues") == {b"low"}
 
 

@@ -206,12 +206,12 @@ async def test_leases_that_a_dequeue_under_way_gives_out_are_extended(
         for seconds in (20, 40):
             clock.advance(20)
             await heartbeater.tick()
-            after = await scores(redis, "lease")
-            assert after == {task_id: score + seconds for task_id, score in before.items()}
+            extended = {task_id: score + seconds for task_id, score in before.items()}
+            assert await scores(redis, "lease") == extended
     assert len(turn.deliveries) == 2
     clock.advance(20)
     await heartbeater.tick()
-    assert await scores(redis, "lease") == after
+    assert await scores(redis, "lease") == {task_id: s + 40 for task_id, s in before.items()}
 
 
 async def test_lease_is_extended_while_the_outcome_waits_to_be_written(

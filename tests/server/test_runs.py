@@ -24,7 +24,8 @@ def job_of(run: Run) -> asyncio.Task[None]:
 async def cause_of(run: Run) -> object:
     """What the job of a cancelled run was told."""
     with pytest.raises(asyncio.CancelledError) as caught:
-        await job_of(run)
+        async with asyncio.timeout(5):
+            await job_of(run)
     return caught.value.args[0]
 
 

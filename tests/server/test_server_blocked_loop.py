@@ -82,7 +82,7 @@ class Handling:
     blocks_for = 4.5
 
     def __init__(self, redis_port: int) -> None:
-        self._redis = sync_redis.Redis(port=redis_port, protocol=2)
+        self._redis: Any = sync_redis.Redis(port=redis_port, protocol=2)
         self.server: Server | None = None
         self.blocks = threading.Event()
         self.handled: list[str] = []
@@ -119,8 +119,8 @@ class Handling:
 async def very_soon(predicate: Callable[[], object]) -> None:
     """Wait for what holds for a moment only."""
     async with asyncio.timeout(10):
-        while not predicate():
-            await asyncio.sleep(0)  # noqa: ASYNC110
+        while not predicate():  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0)
 
 
 class SecondServer(threading.Thread):
@@ -154,7 +154,8 @@ async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop
 ) -> None:
     monkeypatch.setattr("asynqpy.broker.broker.LEASE_SECONDS", 3)
     monkeypatch.setattr("asynqpy.server.recoverer._GRACE", 0)
-    monkeypatch.setitem(Recoverer.__init__.__kwdefaults__, "interval", 0.1)
+    defaults = Recoverer.__init__.__kwdefaults__ or {}
+    monkeypatch.setitem(defaults, "interval", 0.1)
     told: list[object] = []
     options: dict[str, Any] = {
         **QUICK,
