@@ -86,11 +86,11 @@ class Heartbeater(Service):
         for run in runs:
             self._server_loop.call_soon_threadsafe(self._cancel, run)
 
-    @staticmethod
-    def _cancel(run: Run) -> None:
+    def _cancel(self, run: Run) -> None:
         # On the server's loop: the run may have ended while the beat was under way, and then nothing is lost.
         if run.ended:
             return
+        self._runs.let_go(run.lease)
         logger.warning(
             "lost the lease of task %s (%s); its handler is cancelled",
             run.message.id,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import threading
 import uuid
@@ -38,20 +37,16 @@ from asynqpy.server.loopwatch import LoopWatch
 from asynqpy.server.processor import Processor
 from asynqpy.server.recoverer import Recoverer
 from asynqpy.server.runs import Runs
-from asynqpy.server.service import Service
+from asynqpy.server.service import Service, cancel_until_done
 from asynqpy.server.service_thread import ServiceThread
 from asynqpy.server.settler import Settler
+from asynqpy.server.signals import obeying_signals
 from asynqpy.server.verdict import FailurePolicy
 
 logger = logging.getLogger("asynqpy.server")
 
 #: Seconds that a shutdown leaves a tick which waits for a silent Redis, once the handlers have ended.
 _PATIENCE = 1.0
-
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
-
-#: Not on Windows.
-_PAUSE_SIGNAL = getattr(signal, "SIGTSTP", None)
 
 
 class ServerState(StrEnum):
@@ -151,7 +146,8 @@ class Server:
 
         SIGTSTP stops fetching. Signals are obeyed in the main thread only; elsewhere ``shutdown`` ends it.
         """
-        async with self._obeying_signals(), self.running(handler):
+        obeying = obeying_signals(terminate=self._terminate, pause=self.stop)
+        async with obeying, self.running(handler):
             await self._told_to_stop.wait()
 
     @asynccontextmanager
@@ -246,8 +242,9 @@ class Server:
                 job.result()
         finally:
             for task in (job, told):
-                task.cancel()
-            await asyncio.wait([job, told])
+                await cancel_until_done(task)
+            if not job.cancelled():
+                job.exception()  # told by now, or no news any more
 
     def _assemble(self, handler: AsyncHandler) -> None:
         """Wire the parts together: the only place that knows them all."""
@@ -344,30 +341,12 @@ class Server:
         await self._broker.close()
         logger.info("%r has stopped", self)
 
-    @asynccontextmanager
-    async def _obeying_signals(self) -> AsyncIterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            logger.warning("the server runs outside the main thread and cannot obey signals")
-            yield
-            return
-        obeyed = [*_STOP_SIGNALS, *([_PAUSE_SIGNAL] if _PAUSE_SIGNAL else [])]
-        with anyio.open_signal_receiver(*obeyed) as signals:
-            obeying = asyncio.create_task(self._obey(signals), name="asynqpy:signals")
-            try:
-                yield
-            finally:
-                obeying.cancel()
-                await asyncio.wait([obeying])
-
-    async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
-        async for signum in signals:
-            logger.info("received %s", signum.name)
-            if signum not in _STOP_SIGNALS:
-                await self.stop()
-            elif self._told_to_stop.is_set():
-                self.abort()
-            else:
-                self._told_to_stop.set()
+    def _terminate(self) -> None:
+        """The first signal tells the server to stop, the second not to wait for handlers."""
+        if self._told_to_stop.is_set():
+            self.abort()
+        else:
+            self._told_to_stop.set()
 
 
 def _check_queues(queues: Mapping[str, int] | Sequence[str]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from typing import Any
 
 from asynqpy.errors import BrokerError
 
@@ -17,8 +18,15 @@ logger = logging.getLogger("asynqpy.server")
 #: Seconds before the second attempt after a failure; doubled for each one after that.
 _FIRST_BACK_OFF = 0.5
 
-#: Seconds before a cancelled tick is cancelled again: redis-py loses a cancellation while it connects.
+#: Seconds before what was cancelled is cancelled again: redis-py loses a cancellation while it connects.
 _CANCEL_AGAIN = 0.5
+
+
+async def cancel_until_done(task: asyncio.Task[Any]) -> None:
+    """Cancel a task until it has ended, however that is."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN)
 
 
 class Service(ABC):
@@ -67,9 +75,7 @@ class Service(ABC):
         if not self.interruptible:
             # Not ``await task``: its cancellation must not pass for that of whoever called stop.
             await asyncio.wait([task], timeout=patience)
-        while not task.done():
-            task.cancel()
-            await asyncio.wait([task], timeout=_CANCEL_AGAIN)
+        await cancel_until_done(task)
         self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s did not stop cleanly: %s", self.name, error, exc_info=error)

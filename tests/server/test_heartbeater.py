@@ -279,6 +279,19 @@ async def test_lease_that_is_gone_is_not_brought_back(
     assert await scores(redis, "lease") == {}
 
 
+async def test_lost_lease_is_held_no_longer_so_that_its_handler_is_cancelled_once(
+    heartbeater: Heartbeater, broker: FlakyBroker, redis: Redis, runs: Runs
+) -> None:
+    """It may need longer than a beat to clean up."""
+    (run,) = await take(broker, redis, runs, "t1")
+    await ask(redis, "ZADD", key("default", "lease"), 1_800_000_000, "t1")
+    await heartbeater.tick()
+    await asyncio.sleep(0)
+    assert causes([run]) == [CancelCause.LEASE_LOST]
+    assert runs.held() == {}
+    assert list(runs) == [run]
+
+
 async def test_run_that_ended_while_the_beat_was_under_way_has_lost_nothing(
     heartbeater: Heartbeater,
     broker: FlakyBroker,

@@ -89,3 +89,18 @@ async def test_shutdown_of_a_start_that_waits_for_a_silent_redis_is_quick(
         with pytest.raises(ServerClosedError):
             await starting
     assert left_behind() == []
+
+
+async def test_signal_during_a_start_that_waits_for_a_silent_redis_is_obeyed_quickly(
+    silent_redis: SilentRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynqpy.server.server._PATIENCE", 0.05)
+    silent_redis.silence()
+    server = a_server(silent_redis.url)
+    running = asyncio.create_task(server.run(returns))
+    await eventually(lambda: server.state is ServerState.ACTIVE)
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(4):
+        await running
+    assert server.state is ServerState.CLOSED
+    assert left_behind() == []
