@@ -360,3 +360,13 @@ async def test_settlements_survive_a_lost_reply(
 def test_errors_of_the_cluster_client_go_through_the_door_too() -> None:
     with pytest.raises(BrokerError, match="some key"), runner().errors():
         raise redis_errors.RedisClusterException("some key is in another slot")
+
+
+def test_functions_of_one_name_are_the_same_in_every_script() -> None:
+    """Scripts include nothing, so each has its own copy; what is mended in one is to be mended in all."""
+    copies: dict[str, set[str]] = {}
+    for script in map(load, script_names()):
+        for name, body in re.findall(r"^local function (\w+)(.*?)^end$", script.text, re.M | re.S):
+            copies.setdefault(name, set()).add(body)
+    assert {"holds", "count", "is_writable"} <= copies.keys()
+    assert [name for name, bodies in copies.items() if len(bodies) > 1] == []

@@ -7,7 +7,7 @@
 local listed, active, quarantine = KEYS[1], KEYS[2], KEYS[3]
 local prefix, quarantine_prefix, now = ARGV[1], ARGV[2], ARGV[3]
 
-local function holds(id, fence)
+local function matches(id, fence)
   local score = redis.call('ZSCORE', listed, id)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
 end
@@ -27,7 +27,7 @@ redis.call('ZCARD', quarantine)
 local moved = 0
 for i = 4, #ARGV, 2 do
   local id, fence = ARGV[i], ARGV[i + 1]
-  if holds(id, fence) then
+  if matches(id, fence) then
     local name = free_name(id)
     redis.call('ZREM', listed, id)
     redis.pcall('LREM', active, 1, id)
