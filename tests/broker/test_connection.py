@@ -133,9 +133,11 @@ def make_certificates(folder: Path) -> None:
         subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
 
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=CA")
+    # Python 3.13 and later want to read in a certificate what it may be used for, and who issued it.
+    authority = ("-addext", "keyUsage=critical,keyCertSign,cRLSign", "-subj", "/CN=CA")
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", *authority)
     openssl("req", *new_key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis")
-    (folder / "names").write_text(f"subjectAltName=IP:{HOST}")
+    (folder / "names").write_text(f"subjectAltName=IP:{HOST}\nauthorityKeyIdentifier=keyid\n")
     ca = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
     openssl("x509", "-req", "-in", "redis.csr", *ca, "-extfile", "names", "-out", "redis.crt")
 

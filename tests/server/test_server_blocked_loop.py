@@ -138,10 +138,10 @@ class SecondServer(threading.Thread):
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
-        async with WatchfulServer(self._url, **self._options).running(self._handle):
+        async with WatchfulServer(self._url, **self._options).running(self._note):
             await eventually(self._ended.is_set, within=20)
 
-    async def _handle(self, task: ActiveTask) -> None:
+    async def _note(self, task: ActiveTask) -> None:
         self._handling.handled.append(task.id)
 
     def end(self) -> None:
