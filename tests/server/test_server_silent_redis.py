@@ -82,7 +82,7 @@ async def test_shutdown_of_a_start_that_waits_for_a_silent_redis_is_quick(
     silent_redis.silence()
     server = a_server(silent_redis.url)
     starting = asyncio.create_task(server.start(returns))
-    await asyncio.sleep(0.1)  # so that it is waiting for an answer
+    await eventually(lambda: server.state is ServerState.ACTIVE)
     assert not starting.done()
     async with asyncio.timeout(1):
         await server.shutdown()
