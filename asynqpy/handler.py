@@ -23,10 +23,17 @@ _Coroutine: TypeAlias = Coroutine[Any, Any, Any]
 
 
 def as_async(handler: Handler) -> AsyncHandler:
-    """The handler to await: itself, or one that runs the plain function in a thread."""
-    if not callable(handler):
-        raise TypeError(f"a handler must be callable, not {type(handler).__name__}")
-    if _is_async(handler):
+    """The handler to await: itself, or one that runs the plain function in a thread.
+
+    Raises ``TypeError`` for what could never process a task: each would fail, be retried, and fail again.
+    """
+    if not callable(handler) or inspect.isclass(handler):
+        kind = "a class" if inspect.isclass(handler) else type(handler).__name__
+        raise TypeError(f"a handler must be callable, not {kind}")
+    if _is(handler, inspect.isgeneratorfunction) or _is(handler, inspect.isasyncgenfunction):
+        raise TypeError(f"{handler!r} is a generator: calling it would run nothing of it")
+    check_arity("a handler", handler, "task")
+    if is_async(handler):
         return cast("AsyncHandler", handler)
 
     async def in_thread(task: ActiveTask) -> None:
@@ -36,10 +43,29 @@ def as_async(handler: Handler) -> AsyncHandler:
     return in_thread
 
 
-def _is_async(handler: Any) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - asking how it is called, not whether
-    )
+def check_arity(what: str, function: Callable[..., Any], *arguments: str) -> None:
+    """Raise ``TypeError`` unless ``function`` can be called with so many positional arguments."""
+    if not callable(function):
+        raise TypeError(f"{what} must be callable, not {type(function).__name__}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some built-in functions do not tell
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        wanted = ", ".join(arguments)
+        raise TypeError(f"{what} is called with ({wanted}), but {function!r}: {error}") from None
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives something to await."""
+    return _is(function, inspect.iscoroutinefunction)
+
+
+def _is(function: Any, kind: Callable[[Any], bool]) -> bool:
+    """Whether the function, or what is called when an object is, is of this kind."""
+    return kind(function) or kind(getattr(function, "__call__", None))  # noqa: B004 - how, not whether
 
 
 class HandlerThread:

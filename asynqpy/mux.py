@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
 from asynqpy.errors import HandlerNotFoundError
-from asynqpy.handler import AsyncHandler, Handler, as_async
+from asynqpy.handler import AsyncHandler, Handler, as_async, check_arity, is_async
 from asynqpy.options import check_text
 from asynqpy.task import ActiveTask
 
@@ -57,7 +57,14 @@ class ServeMux:
         return register
 
     def use(self, *middlewares: Middleware) -> None:
-        """Wrap every handling, also that of types without a handler; what is used first is outermost."""
+        """Wrap every handling, also that of types without a handler; what is used first is outermost.
+
+        Raises ``TypeError`` for what is no ``async def middleware(task, call_next)``.
+        """
+        for middleware in middlewares:
+            check_arity("a middleware", middleware, "task", "call_next")
+            if not is_async(middleware):
+                raise TypeError(f"{middleware!r} must be async def to be a middleware")
         self._middlewares += middlewares
 
     async def __call__(self, task: ActiveTask) -> None:

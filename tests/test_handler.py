@@ -55,6 +55,46 @@ def test_handler_that_cannot_be_called_is_refused(handler: Any) -> None:
         as_async(handler)
 
 
+def generates(task: ActiveTask) -> Any:
+    yield task
+
+
+async def generates_later(task: ActiveTask) -> Any:
+    yield task
+
+
+def takes_nothing() -> None: ...
+
+
+def takes_two(task: ActiveTask, more: int) -> None: ...
+
+
+def wants_a_keyword(task: ActiveTask, *, more: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (generates, "is a generator: calling it would run nothing of it"),
+        (generates_later, "is a generator"),
+        (takes_nothing, "too many positional arguments"),
+        (takes_two, "missing a required argument: 'more'"),
+        (wants_a_keyword, "missing a required argument: 'more'"),
+        (AsyncObject, "a handler must be callable, not a class"),
+        (AsyncObject.method, "missing a required argument: 'task'"),
+    ],
+    ids=["generator", "async generator", "none", "two", "keyword", "class", "unbound method"],
+)
+def test_handler_that_could_never_process_a_task_is_refused(handler: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        as_async(handler)
+
+
+def test_callable_that_tells_no_signature_is_taken() -> None:
+    built_in: Any = max
+    assert callable(as_async(built_in))
+
+
 async def test_plain_handler_runs_in_another_thread() -> None:
     threads: list[threading.Thread] = []
     await as_async(lambda task: threads.append(threading.current_thread()))(a_task())

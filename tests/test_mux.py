@@ -195,3 +195,24 @@ def test_refused_handler_leaves_the_mux_as_it_was(calls: Calls) -> None:
     with pytest.raises(TypeError):
         mux.handle("image", bad)  # type: ignore[arg-type]
     assert repr(mux) == "<ServeMux ['email']>"
+
+
+def plain_middleware(task: ActiveTask, call_next: Any) -> Any:
+    return call_next(task)
+
+
+async def middleware_of_one(task: ActiveTask) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("middleware", "text"),
+    [
+        (plain_middleware, "must be async def to be a middleware"),
+        (middleware_of_one, r"a middleware is called with \(task, call_next\)"),
+        ("logging", "a middleware must be callable, not str"),
+    ],
+)
+def test_what_is_no_middleware_is_refused_when_it_is_used(middleware: Any, text: str) -> None:
+    mux = ServeMux()
+    with pytest.raises(TypeError, match=text):
+        mux.use(middleware)

@@ -134,6 +134,13 @@ class Runner:
             yield
         except (*_ALL_ERRORS, OSError, TimeoutError) as error:
             raise self.translate(error) from error
+        except RuntimeError as error:
+            if "loop" not in str(error):
+                raise
+            raise BrokerError(
+                f"the connection to Redis at {self._connection.description} belongs to the event "
+                f"loop that used it first, and this is another ({error}): make one for each loop"
+            ) from error
 
     def translate(self, error: Exception) -> BrokerError:
         where, text = self._connection.description, str(error) or type(error).__name__
@@ -143,9 +150,14 @@ class Runner:
                 "check user, password and ACL"
             )
         if isinstance(error, _UNAVAILABLE_ERRORS):
+            if "connecting to" in text:
+                return BrokerUnavailableError(
+                    f"Redis at {where} could not be reached ({text}): "
+                    "check that it runs, the address, and TLS (rediss://)"
+                )
             return BrokerUnavailableError(
-                f"Redis at {where} could not be reached or broke the connection ({text}): "
-                "check that it runs and the address; a write under way may have happened"
+                f"Redis at {where} broke the connection or did not answer ({text}): "
+                "a write under way may have happened"
             )
         return BrokerError(f"Redis at {where} answered: {text}")
 

@@ -35,7 +35,7 @@ Uri = Annotated[
 
 @app.command()
 def demo() -> None:
-    """Watch tasks go through all of their states, for a quarter of a minute.
+    """Watch tasks go through all of their states, for about a quarter of a minute.
 
     Starts a worker, a producer and a Redis of its own, and leaves nothing behind.
     """

@@ -82,9 +82,10 @@ class Executor:
         if cause is CancelCause.LEASE_LOST:
             await self._send(run.task, LeaseExpiredError(LEASE_EXPIRED_TEXT))
             return None
-        _log_failure(run.message, error)
         await self._send(run.task, error)
-        return after_failure(run.message, error, run.task, self._policy, self._clock.now())
+        outcome = after_failure(run.message, error, run.task, self._policy, self._clock.now())
+        _log_failure(run.message, error, outcome)
+        return outcome
 
     async def _send(self, task: ActiveTask, error: BaseException) -> None:
         try:
@@ -140,14 +141,17 @@ def _uncancel() -> None:
         job.uncancel()
 
 
-def _log_failure(message: TaskMessage, error: BaseException) -> None:
+def _log_failure(message: TaskMessage, error: BaseException, outcome: Outcome) -> None:
+    # What the handler decided on, and what was cut short from outside, needs no traceback.
+    needs_traceback = error.__traceback__ is not None and not decides(error)
     logger.warning(
-        "task %s (%s) failed, attempt %d of %d: %r",
+        "task %s (%s) failed, attempt %d of %d (%s): %r",
         message.id,
         message.type,
         message.retried + 1,
         message.max_retry + 1,
+        type(outcome).__name__.lower(),
         error,
-        exc_info=error if error.__traceback__ else None,
+        exc_info=error if needs_traceback else None,
         extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
     )

@@ -21,7 +21,7 @@ from asynqpy.broker.connection import RedisSource
 from asynqpy.broker.messages import ServerInfo
 from asynqpy.clock import instant
 from asynqpy.errors import BrokerAuthError, BrokerError, ServerClosedError
-from asynqpy.handler import AsyncHandler, Handler, as_async
+from asynqpy.handler import AsyncHandler, Handler, as_async, check_arity
 from asynqpy.options import Duration, check_queue
 from asynqpy.options import seconds as check_seconds
 from asynqpy.priority import Priority, StrictPriority, WeightedPriority
@@ -111,6 +111,7 @@ class Server:
         self._concurrency = _positive_int("concurrency", concurrency)
         self._queues = _check_queues({"default": 1} if queues is None else queues)
         self._strict_priority = strict_priority
+        _check_callbacks(retry_delay, is_failure, error_handler, health_check)
         self._policy = FailurePolicy(retry_delay, is_failure or (lambda error: True))
         self._report = ErrorReport(error_handler)
         self._shutdown_timeout = check_seconds("shutdown_timeout", shutdown_timeout)
@@ -328,7 +329,7 @@ class Server:
 
     async def _close(self) -> None:
         self._told_to_stop.set()
-        logger.info("%r shuts down", self)
+        logger.info("server %s shuts down, %d handlers running", self._identity[2], len(self._runs))
         self._processor.stop_fetching()
         # Nothing new becomes pending or is recovered while handlers end; they can still be cancelled on request.
         await asyncio.gather(
@@ -339,7 +340,7 @@ class Server:
         # The heart beats last, so that leases outlive the handlers.
         await self._heart.stop(_PATIENCE)
         await self._broker.close()
-        logger.info("%r has stopped", self)
+        logger.info("server %s has stopped", self._identity[2])
 
     def _terminate(self) -> None:
         """The first signal tells the server to stop, the second not to wait for handlers."""
@@ -349,11 +350,30 @@ class Server:
             self._told_to_stop.set()
 
 
+def _check_callbacks(
+    retry_delay: RetryDelay,
+    is_failure: Callable[[BaseException], bool] | None,
+    error_handler: ErrorHandler | None,
+    health_check: HealthCheck | None,
+) -> None:
+    check_arity("retry_delay", retry_delay, "retried", "error", "task")
+    if is_failure is not None:
+        check_arity("is_failure", is_failure, "error")
+    if error_handler is not None:
+        check_arity("error_handler", error_handler, "task", "error")
+    if health_check is not None:
+        check_arity("health_check", health_check, "error")
+
+
 def _check_queues(queues: Mapping[str, int] | Sequence[str]) -> dict[str, int]:
     if isinstance(queues, list | tuple):
+        if len(set(queues)) < len(queues):
+            raise ValueError(f"queues names one twice: {queues!r}")
         queues = dict.fromkeys(queues, 1)
     if not isinstance(queues, Mapping) or not queues:
-        raise ValueError('queues must map at least one name to a priority: {"default": 1}')
+        raise ValueError(
+            f'queues must map at least one name to a priority, as {{"default": 1}}, not {queues!r}'
+        )
     return {
         check_queue("queue name", name): _positive_int(f"the priority of queue {name!r}", priority)
         for name, priority in queues.items()

@@ -357,6 +357,27 @@ async def test_settlements_survive_a_lost_reply(
     assert await state.invariants(redis) == []
 
 
+def test_connection_refused_leaves_no_doubt_about_a_write() -> None:
+    refused = redis_errors.ConnectionError("Error 111 connecting to localhost:6379. Refused.")
+    assert "may have happened" not in str(runner().translate(refused))
+
+
+@pytest.mark.parametrize(
+    "text", ["Event loop is closed", "<Queue> is bound to a different event loop"]
+)
+def test_connection_used_by_another_event_loop_says_so(text: str) -> None:
+    with (
+        pytest.raises(BrokerError, match="belongs to the event loop that used it first"),
+        runner().errors(),
+    ):
+        raise RuntimeError(text)
+
+
+def test_other_runtime_errors_are_left_as_they_are() -> None:
+    with pytest.raises(RuntimeError, match="start new thread"), runner().errors():
+        raise RuntimeError("can't start new thread")
+
+
 def test_errors_of_the_cluster_client_go_through_the_door_too() -> None:
     with pytest.raises(BrokerError, match="some key"), runner().errors():
         raise redis_errors.RedisClusterException("some key is in another slot")

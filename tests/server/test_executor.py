@@ -435,7 +435,9 @@ async def test_passed_deadline_is_logged_without_a_traceback(
 async def test_failure_is_logged_with_the_task_in_extra(caplog: pytest.LogCaptureFixture) -> None:
     await Attempt(raising(ValueError("no"))).outcome()
     (record,) = caplog.records
-    assert record.getMessage() == "task t1 (email:welcome) failed, attempt 1 of 4: ValueError('no')"
+    assert record.getMessage() == (
+        "task t1 (email:welcome) failed, attempt 1 of 4 (retry): ValueError('no')"
+    )
     assert record.__dict__["task_id"] == "t1"
     assert record.__dict__["queue"] == "default"
     assert record.__dict__["task_type"] == "email:welcome"
