@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## Watch a worker and a producer for half a minute; starts its own Redis
+demo: $(INSTALLED) ## Watch a worker and a producer for about a quarter of a minute; starts its own Redis
 	$(BIN)/asynqpy demo
 
 test: $(INSTALLED) ## Run the tests, or those named: make test ARGS='tests/test_client.py -x'

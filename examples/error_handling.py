@@ -10,7 +10,8 @@ Four messages go to an API that limits rates and has bad days:
 - 3 goes to somebody unknown: ``SkipRetry`` archives it at once, for trying again cannot help.
 - 4 finds the API down: tried again after a delay of our own, and archived when its retries are used up.
 
-Every failed attempt is a line of JSON on stderr, for whatever collects your logs.
+Every failed attempt is a line of JSON on stderr, for whatever collects your logs. The last, after some seconds, says
+that 4 is archived; nothing more happens then, and the server waits for tasks until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def log_failure(task: ActiveTask, error: BaseException) -> None:
             "error": type(error).__name__,
         },
     )
+    if isinstance(error, SkipRetry) or (is_failure(error) and task.retried >= task.max_retry):
+        logger.warning("%s is archived: not tried again", task.type, extra={"task_id": task.id})
 
 
 def set_up_logging() -> None:
