@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Set
 
 
 class Priority(ABC):
@@ -52,7 +52,7 @@ class WeightedPriority(Priority):
     def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
         shares = dict.fromkeys(self._weights, 0)
         waiting = {queue: backlog.get(queue, 0) for queue in self._weights}
-        idle = [queue for queue, count in waiting.items() if not count]
+        idle = {queue for queue, count in waiting.items() if not count}
         permits -= self._serve(permits, self._passes, waiting, shares)
         self._forget_idle(idle)
         # What is left goes out on the chance that tasks have just arrived, and is not held against a queue.
@@ -85,7 +85,7 @@ class WeightedPriority(Priority):
                 heapq.heappop(heap)
         return served
 
-    def _forget_idle(self, idle: Sequence[str]) -> None:
+    def _forget_idle(self, idle: Set[str]) -> None:
         """A queue without work earns no right to a burst later: it rejoins level with the least served."""
         level = min((at for queue, at in self._passes.items() if queue not in idle), default=0.0)
         for queue in idle:

@@ -153,9 +153,7 @@ class Broker:
         anchoring = self._anchoring
         await asyncio.wait([anchoring])  # whose own cancel leaves it to the others
         if anchoring.cancelled():
-            raise BrokerError(
-                f"the connection to Redis at {self._connection.description} is closed"
-            )
+            raise self._runner.closed_error()
         anchoring.result()
 
     def _forget_anchoring(self, anchoring: asyncio.Task[None]) -> None:

@@ -118,14 +118,17 @@ class Runner:
 
     async def _send(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         if self._connection.is_closed:
-            where = self._connection.description
-            raise BrokerError(f"the connection to Redis at {where} is closed")
+            raise self.closed_error()
         with self.errors():
             async with self._connection.client.pipeline(transaction=False) as pipeline:
                 for words in commands:
                     pipeline.execute_command(*words)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
         return replies
+
+    def closed_error(self) -> BrokerError:
+        """For whoever asks after ``close``, or was waiting when it came."""
+        return BrokerError(f"the connection to Redis at {self._connection.description} is closed")
 
     @contextmanager
     def errors(self) -> Iterator[None]:
