@@ -12,7 +12,7 @@ PROTO_VENV := .venv-proto
 PROTOC_PACKAGES := 'grpcio-tools==1.62.3' 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers proto bench clean
+.PHONY: help install demo test check lint types layers proto chaos bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ $(PROTO_VENV)/.installed: Makefile
 	$(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PROTOC_PACKAGES)
 	@touch $@
+
+chaos: $(INSTALLED) ## Faults under load, in full (about an hour); or: make chaos ARGS='--scenario kills --size ci'
+	$(BIN)/python -m tests.chaos --size long --out build/chaos $(ARGS)
 
 bench: $(INSTALLED) ## No-op tasks per second, beside Go asynq where Go is installed
 	$(BIN)/python benchmarks/processing.py $(ARGS)

@@ -3,12 +3,15 @@
 Producers use ``Client`` and ``Task``, workers ``Server`` and ``ServeMux``; handlers receive an ``ActiveTask``.
 """
 
+from asynqpy.broker.findings import Finding, Problem
 from asynqpy.client import Client
+from asynqpy.doctor import Doctor, DoctorReport
 from asynqpy.embedded import EmbeddedServer
 from asynqpy.errors import (
     AsynqError,
     BrokerAuthError,
     BrokerError,
+    BrokerFullError,
     BrokerUnavailableError,
     DeadlineExceededError,
     DuplicateTaskError,
@@ -25,6 +28,7 @@ from asynqpy.errors import (
     TaskCancelledError,
     TaskIdConflictError,
     TaskNotFoundError,
+    WorkerCrashedError,
 )
 from asynqpy.handler import AsyncHandler, Handler
 from asynqpy.mux import Middleware, ServeMux
@@ -40,20 +44,25 @@ __all__ = [
     "AsynqError",
     "BrokerAuthError",
     "BrokerError",
+    "BrokerFullError",
     "BrokerUnavailableError",
     "CancelCause",
     "Client",
     "DeadlineExceededError",
+    "Doctor",
+    "DoctorReport",
     "DuplicateTaskError",
     "Duration",
     "EmbeddedServer",
     "EmbeddedServerError",
+    "Finding",
     "Handler",
     "HandlerNotFoundError",
     "LeaseExpiredError",
     "MalformedMessageError",
     "Middleware",
     "PayloadError",
+    "Problem",
     "QueueNotEmptyError",
     "QueueNotFoundError",
     "RevokeTask",
@@ -69,6 +78,7 @@ __all__ = [
     "TaskNotFoundError",
     "TaskOptions",
     "TaskState",
+    "WorkerCrashedError",
     "current_task",
     "default_retry_delay",
 ]

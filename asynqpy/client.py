@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
 from asynqpy import options as task_options
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
-from asynqpy.errors import AsynqError, BrokerError
+from asynqpy.broker.producing import NewTask
+from asynqpy.errors import AsynqError, BrokerError, BrokerUnavailableError
 from asynqpy.options import Draft, TaskOptions
 from asynqpy.task import Task, TaskInfo
+from asynqpy.unanswered import Unanswered
 
 
 class Client:
@@ -29,6 +33,7 @@ class Client:
 
     def __init__(self, redis: RedisSource) -> None:
         self._broker = Broker(redis)
+        self._unanswered = Unanswered()
 
     def __repr__(self) -> str:
         return f"<Client {self._broker!r}>"
@@ -52,7 +57,7 @@ class Client:
 
         Raises ``DuplicateTaskError`` (``unique``), ``TaskIdConflictError`` (``task_id``), ``ValueError`` or
         ``TypeError`` before anything is sent, and ``BrokerError``. After ``BrokerUnavailableError`` the task may have
-        been stored: enqueue again under a ``task_id`` of your own to be sure of at most one.
+        been stored. With a ``task_id`` or ``unique`` it can be enqueued again by the same client, and is stored once.
         """
         (outcome,) = await self._enqueue([task], options)
         if isinstance(outcome, AsynqError):
@@ -90,14 +95,36 @@ class Client:
         try:
             await self._broker.keep_clock()
             now = self._broker.clock.now()
-            drafts = [
-                task_options.draft(task.type, task.payload, of_task, now, token=f"{token}:{place}")
-                for place, (task, of_task) in enumerate(zip(tasks, merged, strict=True))
-            ]
-            refusals = await self._broker.enqueue([draft.task for draft in drafts])
         except BrokerError as error:
             return [_one_of(error) for _ in tasks]
+        drafts = [
+            self._draft(task, of_task, now, f"{token}:{place}")
+            for place, (task, of_task) in enumerate(zip(tasks, merged, strict=True))
+        ]
+        refusals = await self._store([draft.task for draft in drafts])
         return [_outcome(draft, why) for draft, why in zip(drafts, refusals, strict=True)]
+
+    def _draft(self, task: Task, options: TaskOptions, now: float, token: str) -> Draft:
+        draft = task_options.draft(task.type, task.payload, options, now, token=token)
+        if not self._unanswered:
+            return draft
+        return replace(draft, task=self._unanswered.resume(draft.task))
+
+    async def _store(self, tasks: list[NewTask]) -> Sequence[AsynqError | None]:
+        refusals: Sequence[AsynqError | None]
+        try:
+            refusals = await self._broker.enqueue(tasks)
+        except BrokerError as error:
+            refusals = [error] * len(tasks)
+        except asyncio.CancelledError:
+            self._note(tasks, [BrokerUnavailableError("cancelled")] * len(tasks))
+            raise
+        self._note(tasks, refusals)
+        return refusals
+
+    def _note(self, tasks: list[NewTask], answers: Sequence[AsynqError | None]) -> None:
+        for task, answer in zip(tasks, answers, strict=True):
+            self._unanswered.note(task, answer)
 
 
 def _merge(task: Task, options: TaskOptions) -> TaskOptions:

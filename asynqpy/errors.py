@@ -3,7 +3,8 @@
     AsynqError
     ├── BrokerError                    Redis said no, or could not be reached
     │   ├── BrokerUnavailableError     no connection, or it broke: a write may or may not have happened
-    │   └── BrokerAuthError            Redis refused the user, the password or the command's permission
+    │   ├── BrokerAuthError            Redis refused the user, the password or the command's permission
+    │   └── BrokerFullError            Redis is out of memory and evicts nothing: nothing was written
     ├── EmbeddedServerError            an embedded Redis could not be found or started
     ├── DuplicateTaskError             a task of the same type and payload holds the unique lock
     ├── TaskIdConflictError            a task of the same id exists in the queue
@@ -14,6 +15,7 @@
     ├── MalformedMessageError          a record in Redis that no asynq client would write
     ├── PayloadError                   the payload is not what the handler asked for: archives the task
     ├── LeaseExpiredError              the task was given away while its handler ran
+    │   └── WorkerCrashedError         the worker that ran the task died
     ├── DeadlineExceededError          the handler ran past the task's timeout or deadline
     ├── TaskCancelledError             somebody asked for the running task to be cancelled
     ├── ServerClosedError              the server was shut down and cannot be started again
@@ -43,6 +45,13 @@ class BrokerUnavailableError(BrokerError):
 
 class BrokerAuthError(BrokerError):
     """Redis refused the user name, the password, or a command that the user's ACL does not allow."""
+
+
+class BrokerFullError(BrokerError):
+    """Redis has reached its ``maxmemory`` and evicts nothing. Nothing was written.
+
+    Workers go on and drain the queues; nothing new comes in until they have made room.
+    """
 
 
 class EmbeddedServerError(AsynqError):
@@ -86,6 +95,13 @@ class PayloadError(AsynqError):
 
 class LeaseExpiredError(AsynqError):
     """The lease on a task ran out or passed to another worker while the handler ran."""
+
+
+class WorkerCrashedError(LeaseExpiredError):
+    """The worker died, or was cut off from Redis for long, while it ran the task.
+
+    That is no failure of the task, and uses up no retry; but the third crash in a row archives it as a poison pill.
+    """
 
 
 class DeadlineExceededError(AsynqError):

@@ -15,8 +15,8 @@ from asynqpy.errors import BrokerUnavailableError
 class FlakyBroker(Broker):
     """While ``down`` every call fails unsent; with ``lose_answers`` it is sent, and fails all the same."""
 
-    def __init__(self, redis: RedisSource, clock: Clock | None = None) -> None:
-        super().__init__(redis, clock)
+    def __init__(self, redis: RedisSource, clock: Clock | None = None, *, owner: str = "") -> None:
+        super().__init__(redis, clock, owner=owner)
         self._flaky = self._runner = _FlakyRunner(self._connection)
 
     @property

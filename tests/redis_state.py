@@ -246,20 +246,26 @@ def _pairs(answer: Sequence[Any]) -> dict[bytes, float]:
 async def invariants(redis: Redis, queue: str = "default") -> list[str]:
     """What is wrong with a queue, by the numbers I1-I8; empty when it is sound."""
     escaped = re.sub(r"([*?\[\]\\^])", r"\\\1", queue)
-    prefix = key(queue, "")
     found = await dump(redis, f"asynq:{{{escaped}}}:*")
-    keys = {name.removeprefix(prefix): value for name, value in found.items()}
-    breaches = list(_wrong_types(keys))
-    if not breaches:
+    is_registered = bool(await ask(redis, "SISMEMBER", "asynq:queues", queue))
+    return breaches(found, queue, is_registered=is_registered)
+
+
+def breaches(found: Dump, queue: str, *, is_registered: bool) -> list[str]:
+    """The same of a dump that has been made already."""
+    prefix = key(queue, "")
+    keys = {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}
+    wrong = list(_wrong_types(keys))
+    if not wrong:
         entries = list(_entries(keys, prefix))
-        breaches += _unsound_entries(keys, queue, entries)
-        breaches += _unsound_leases(keys)
-        breaches += _unlisted_hashes(keys, {task_id for _, _, task_id in entries})
-        breaches += _unsound_locks(keys)
-        breaches += _unsound_groups(keys, prefix)
-    if keys and not await ask(redis, "SISMEMBER", "asynq:queues", queue):
-        breaches.append(f"I8 queue {queue} is not registered")
-    return breaches
+        wrong += _unsound_entries(keys, queue, entries)
+        wrong += _unsound_leases(keys)
+        wrong += _unlisted_hashes(keys, {task_id for _, _, task_id in entries})
+        wrong += _unsound_locks(keys)
+        wrong += _unsound_groups(keys, prefix)
+    if keys and not is_registered:
+        wrong.append(f"I8 queue {queue} is not registered")
+    return wrong
 
 
 def _wrong_types(keys: Dump) -> Iterator[str]:

@@ -150,7 +150,8 @@ async def test_scheduled_task_is_stored_and_told_in_full(client: Client, redis: 
     assert await scores(redis, "scheduled", "low") == {"r1": int(due.timestamp())}
     message = await stored_message(redis, "r1", "low")
     assert (message.retention, message.group_key, message.timeout) == (3_600, "g1", 20)
-    assert "group" not in await task_hash(redis, "r1", "low")
+    assert (await task_hash(redis, "r1", "low"))["group"] == b"g1"
+    assert not await ask(redis, "EXISTS", key("low", "groups"))
     assert await invariants(redis, "low") == []
 
 

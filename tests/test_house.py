@@ -44,8 +44,12 @@ UNPAIRED_TESTS = {
 #: Folders of tests that mirror no folder of the package, and what they are about.
 UNPAIRED_FOLDERS = {
     "acceptance": "whole clients and servers",
+    "chaos": "whole fleets under faults, and the harness that makes them",
     "examples": "the programs of examples/",
     "interop": "Go's asynq on the other side",
+    "model": "the broker in histories of chance, against a model of it",
+    "regressions": "the faults of the original, each by its number",
+    "trouble": "Redis that is away, full, slow, or another than before",
 }
 
 GENERATED = re.compile(r"_pb2\.pyi?$")

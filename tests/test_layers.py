@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("cli", "web", "tui", "__main__"),
     ("app", "testing", "metrics", "ratelimit"),
-    ("scheduler", "server", "inspector"),
+    ("scheduler", "server", "inspector", "doctor"),
     ("client",),
-    ("mux", "handler", "task", "payload", "options", "retry", "priority", "cron"),
+    ("mux", "handler", "task", "payload", "options", "retry", "priority", "cron", "unanswered"),
     ("broker",),
     ("errors", "clock", "embedded", "embedded_watchdog", "version"),
 )

@@ -22,8 +22,10 @@ from asynqpy.broker.consuming import (
     Unreadable,
     dequeue_call,
     extend_grant_call,
-    lease_expired_call,
+    orphan_call,
+    requeue_grant_call,
     score,
+    silent_leases_call,
     stamps,
 )
 from asynqpy.broker.maintenance import (
@@ -33,13 +35,23 @@ from asynqpy.broker.maintenance import (
     quarantine_call,
     set_aside_wrong_types_call,
 )
+from asynqpy.broker.memory_policy import MemoryPolicy
 from asynqpy.broker.messages import ServerInfo, WorkerInfo
-from asynqpy.broker.outcomes import LEASE_SECONDS, Delivery, ExpiredLease, Grant, Lease, Settlement
+from asynqpy.broker.outcomes import (
+    LEASE_SECONDS,
+    Delivery,
+    Grant,
+    Lease,
+    Orphan,
+    Settlement,
+    SilentLease,
+)
 from asynqpy.broker.producing import NewTask, enqueue_batches
+from asynqpy.broker.reconciliation import Reconciliation
 from asynqpy.broker.scripts import Call, Runner, Word, command, is_wrong_type, nothing, script_call
 from asynqpy.broker.settling import settle_batches
 from asynqpy.clock import Clock
-from asynqpy.errors import AsynqError, BrokerError
+from asynqpy.errors import AsynqError, BrokerError, BrokerFullError, BrokerUnavailableError
 
 logger = logging.getLogger("asynqpy.broker")
 
@@ -52,7 +64,7 @@ _ANCHOR_AGAIN = 60.0
 #: A round trip (s) after which the time of Redis is asked again: half of it is the error of the answer.
 _SLOW_ROUND_TRIP = 0.01
 
-#: Most expired leases, and most expired completed tasks, that one call looks at.
+#: Most expired completed tasks that one call deletes.
 _PAGE = 100
 
 
@@ -77,20 +89,29 @@ class Broker:
     cannot be reached. After ``BrokerUnavailableError`` a write may have happened; every script may be run again.
     """
 
-    def __init__(self, redis: RedisSource | Connection, clock: Clock | None = None) -> None:
+    def __init__(
+        self, redis: RedisSource | Connection, clock: Clock | None = None, *, owner: str = ""
+    ) -> None:
+        """``owner`` is the ``ServerInfo.owner`` of the server whose tasks this broker takes."""
         self._connection = redis if isinstance(redis, Connection) else Connection.open(redis)
         self._runner = Runner(self._connection)
         self._stamps = stamps()
         self._registered: dict[str, float] = {}
+        self._doubts = 0
         self._anchoring: asyncio.Task[None] | None = None
+        self._owner = owner
         self.clock = clock or Clock()
 
     def __repr__(self) -> str:
         return f"<Broker {self._connection.description}>"
 
-    def sibling(self) -> Broker:
-        """A broker on the same Redis and clock with connections of its own, for another thread's loop."""
-        return Broker(self._connection.sibling(), self.clock)
+    def sibling(self, *, timeout: float | None = None) -> Broker:
+        """A broker on the same Redis and clock with connections of its own, for another thread's loop.
+
+        It waits at most ``timeout`` s for Redis, or as long as this one.
+        """
+        connection = self._connection.sibling(timeout=timeout)
+        return Broker(connection, self.clock, owner=self._owner)
 
     async def close(self) -> None:
         """Close the connections, unless a caller's client brought them. Idempotent."""
@@ -101,6 +122,11 @@ class Broker:
     async def ping(self) -> None:
         """Raise ``BrokerError`` unless Redis answers."""
         await self._runner.run(command("PING", read=nothing))
+
+    async def memory_policies(self) -> list[MemoryPolicy]:
+        """What Redis does when it is full, of a cluster each primary; nothing where it does not tell."""
+        answers = await self._runner.ask_primaries("INFO", "memory")
+        return [policy for answer in answers if (policy := MemoryPolicy.of(answer)) is not None]
 
     async def sync_clock(self) -> None:
         """Anchor the clock to the time of Redis."""
@@ -127,16 +153,31 @@ class Broker:
         register = self._register_call(queues)
         answers = await self._runner.run_all([*register, *(batch.call for batch in batches)])
         if register:
+            self._doubts = self._runner.doubts
             self._note_registration(queues, answers[0])
+        elif late := self._register_call(queues):
+            # Redis did not know our scripts any more: it may have come back empty.
+            self._note_registration(queues, await self._answer(late[0]))
         return spread(batches, answers[len(register) :])
 
+    async def _answer(self, call: Call[Any]) -> object:
+        try:
+            return await self._runner.run(call)
+        except BrokerError as error:
+            return error
+
     def _note_registration(self, queues: set[str], answer: object) -> None:
+        if isinstance(answer, BrokerFullError | BrokerUnavailableError):
+            return  # which refused their tasks as well
         if isinstance(answer, BrokerError):
             logger.error("queues %s are in no list of queues: %s", sorted(queues), answer)
         else:
             self._registered |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
 
     def _register_call(self, queues: set[str]) -> list[Call[None]]:
+        if self._doubts != self._runner.doubts:
+            self._doubts = self._runner.doubts
+            self._registered.clear()
         now = time.monotonic()
         if all(self._registered.get(queue, 0.0) > now for queue in queues):
             return []
@@ -169,11 +210,30 @@ class Broker:
         """A subscription to the cancel channel, yet to be opened."""
         return Cancellations(self._connection)
 
+    def reconciliation(
+        self, *, heal: bool, decode: bool = False, longest: int | None = None
+    ) -> Reconciliation:
+        """A search for damage, yet to be started."""
+        return Reconciliation(
+            self._runner, self._connection, self.clock, heal=heal, decode=decode, longest=longest
+        )
+
+    async def take_turn(self, queues: Sequence[str], owner: str, ttl: int) -> list[str]:
+        """Those queues that nobody has searched for damage for ``ttl`` s: ``owner`` is to do it now."""
+        calls = [
+            command("SET", keys.reconciler(queue), owner, "NX", "EX", ttl, read=bool)
+            for queue in queues
+        ]
+        answers = await self._runner.run_all(calls)
+        return [queue for queue, answer in zip(queues, answers, strict=True) if answer is True]
+
     def grant(self, queues: Iterable[str]) -> list[Grant]:
         """Leases to be given out by the next turn, one grant a queue."""
         expires_at = int(self.clock.now()) + LEASE_SECONDS
         stamp = next(self._stamps)
-        return [Grant(queue, stamp, expires_at, expires_at) for queue in queues]
+        return [
+            Grant(queue, stamp, self._owner, expires_at, expires_at, expires_at) for queue in queues
+        ]
 
     async def turn(
         self,
@@ -183,8 +243,9 @@ class Broker:
     ) -> Turn:
         """Settle what has ended and take up to so many tasks of each queue, in one round trip.
 
-        The settlements are written first. Queues wanted 0 only tell their backlog. Records that cannot be read are set
-        aside and logged. ``grants`` are those of ``grant(wanted)``, for a caller that has them extended meanwhile.
+        The settlements are written first, unless Redis has forgotten their scripts. Queues wanted 0 only tell their
+        backlog. Records that cannot be read are set aside and logged. ``grants`` are those of ``grant(wanted)``, for a
+        caller that has them extended meanwhile.
         """
         settling = list(settle_batches(settlements, self.clock))
         grants = self.grant(wanted) if grants is None else grants
@@ -258,17 +319,28 @@ class Broker:
         for lease, answer in zip(leases, answers, strict=True):
             if answer is True:
                 lease.expires_at = expires_at
-        for error in {str(answer) for answer in answers if isinstance(answer, BrokerError)}:
-            logger.error("could not extend leases: %s", error)
+        errors = {str(answer): answer for answer in answers if isinstance(answer, BrokerError)}
+        for error in errors.values():
+            logger.log(_level(error), "could not extend leases: %s", error)
         return [lease for lease, answer in zip(leases, answers, strict=True) if answer is False]
 
     async def extend_grants(self, grants: Sequence[Grant]) -> None:
         """Extend what dequeues under way have given out to ``LEASE_SECONDS`` from now, and update the grants."""
         expires_at = int(self.clock.now()) + LEASE_SECONDS
+        for grant in grants:
+            # Known before it is sent: if the answer is lost, the leases may have the new expiry or the old one.
+            grant.longest = max(grant.longest, expires_at)
         calls = [extend_grant_call(grant, expires_at) for grant in grants]
         for grant, answer in zip(grants, await self._runner.run_all(calls), strict=True):
-            if isinstance(answer, int) and answer > 0:
+            if isinstance(answer, BrokerError):
+                logger.log(_level(answer), "could not extend leases: %s", answer)
+            elif answer > 0:
                 grant.expires_at = expires_at
+
+    async def requeue_grants(self, grants: Sequence[Grant]) -> int:
+        """Put back what dequeues gave out whose answers were lost; answers how many tasks that are."""
+        calls = [requeue_grant_call(grant, self.clock.now_ns()) for grant in grants]
+        return sum(await self._run_per_queue([grant.queue for grant in grants], calls))
 
     async def write_result(self, lease: Lease, data: bytes) -> bool:
         """Store the result of a running task; False when its lease is lost."""
@@ -289,19 +361,41 @@ class Broker:
             sources = [(a.queue, a.source) for a in answers if _more(a)]
         return min(next_due, default=None)
 
-    async def lease_expired(self, queues: Sequence[str], cutoff: float) -> list[ExpiredLease]:
-        """List tasks whose lease ended at or before ``cutoff`` (unix s), a page of each queue."""
-        while True:
-            calls = [lease_expired_call(queue, cutoff, _PAGE) for queue in queues]
-            expired = await self._run_per_queue(queues, calls)
-            set_aside = 0
-            for page in expired:
-                listed_in = keys.lease(page.queue)
-                set_aside += await self._quarantine(page.queue, listed_in, page.unreadable)
-            leases = [lease for page in expired for lease in page.leases]
-            # A page of nothing but unreadable records may hide readable ones behind it.
-            if leases or not set_aside:
-                return leases
+    async def silent_leases(
+        self, queues: Sequence[str], until: float, go_until: float
+    ) -> list[SilentLease]:
+        """List the leases that end at or before ``until`` (unix s), the longest silent ones of each queue first.
+
+        They have not been extended for ``LEASE_SECONDS`` less what is left of them. Leases of Go workers, which are
+        written by the clocks of their hosts, are listed from ``go_until`` on.
+        """
+        calls = [silent_leases_call(queue, until, go_until) for queue in queues]
+        pages = await self._run_per_queue(queues, calls)
+        return [lease for page in pages for lease in page]
+
+    async def orphans(self, leases: Sequence[SilentLease]) -> list[Orphan]:
+        """Read the tasks of leases that nobody holds any more; what cannot be read is set aside."""
+        answers = await self._runner.run_all([orphan_call(lease) for lease in leases])
+        unreadable: dict[str, list[Unreadable]] = {}
+        for lease, answer in zip(leases, answers, strict=True):
+            if is_wrong_type(answer):
+                answer = Unreadable(lease.id, lease.score, "its key holds the wrong type of value")
+            if isinstance(answer, Unreadable):
+                unreadable.setdefault(lease.queue, []).append(answer)
+            elif isinstance(answer, BrokerError):
+                ids = {"queue": lease.queue}
+                logger.log(_level(answer), "queue %s: %s", lease.queue, answer, extra=ids)
+        for queue, records in unreadable.items():
+            await self._quarantine(queue, keys.lease(queue), records)
+        return [answer for answer in answers if isinstance(answer, Orphan)]
+
+    async def absent(self, owners: Iterable[str]) -> set[str]:
+        """Those servers that have shown no sign of life for longer than their heartbeat lasts."""
+        asked = sorted(owners)
+        calls = [command("EXISTS", keys.server(owner), read=int) for owner in asked]
+        answers = await self._runner.run_all(calls)
+        # A refusal is no sign of death.
+        return {owner for owner, answer in zip(asked, answers, strict=True) if answer == 0}
 
     async def delete_expired_completed(self, queues: Sequence[str], limit: int = _PAGE) -> int:
         """Delete completed tasks whose retention ended, ``limit`` of a queue at a time; answers how many."""
@@ -325,8 +419,8 @@ class Broker:
         for worker in workers:
             args += (worker.task_id, worker.encode())
         await self._run_each(
-            command("ZADD", keys.SERVERS, expires_at, server_key, read=nothing),
-            command("ZADD", keys.WORKERS, expires_at, workers_key, read=nothing),
+            script_call("list_presence", [keys.SERVERS], [expires_at, server_key], nothing),
+            script_call("list_presence", [keys.WORKERS], [expires_at, workers_key], nothing),
             script_call("write_server_state", [server_key, workers_key], args, nothing),
         )
 
@@ -356,28 +450,19 @@ class Broker:
             if is_wrong_type(answer):
                 await self._set_aside_wrong_types(queue)
             elif isinstance(answer, BrokerError):
-                logger.error("queue %s: %s", queue, answer, extra={"queue": queue})
+                logger.log(_level(answer), "queue %s: %s", queue, answer, extra={"queue": queue})
 
     async def _quarantine(
         self, queue: str, listed_in: str, unreadable: Sequence[Unreadable]
-    ) -> int:
-        """Set records aside; answers how many were still there to be."""
+    ) -> None:
+        """Set records aside; those that have changed meanwhile are left alone."""
         if not unreadable:
-            return 0
+            return
         now = self.clock.now()
         moved = await self._runner.run(quarantine_call(queue, listed_in, unreadable, now))
         for record in unreadable:
-            name = record.id.decode("utf-8", "replace")
-            logger.error(
-                "set task %s of queue %s aside in %s%s: %s",
-                name,
-                queue,
-                keys.quarantine_prefix(queue),
-                name,
-                record.reason,
-                extra={"task_id": name, "queue": queue},
-            )
-        return moved
+            if record.id in moved:
+                _log_set_aside(queue, record)
 
     async def _set_aside_wrong_types(self, queue: str) -> None:
         for name in await self._runner.run(set_aside_wrong_types_call(queue)):
@@ -388,6 +473,24 @@ class Broker:
                 name,
                 extra={"queue": queue},
             )
+
+
+def _level(error: BrokerError) -> int:
+    """Of a Redis that is away the circuit breaker tells, once."""
+    return logging.DEBUG if isinstance(error, BrokerUnavailableError) else logging.ERROR
+
+
+def _log_set_aside(queue: str, record: Unreadable) -> None:
+    name = record.id.decode("utf-8", "replace")
+    logger.error(
+        "set task %s of queue %s aside in %s%s: %s",
+        name,
+        queue,
+        keys.quarantine_prefix(queue),
+        name,
+        record.reason,
+        extra={"task_id": name, "queue": queue},
+    )
 
 
 def _seconds(answer: Any) -> float:
@@ -409,5 +512,4 @@ def _booleans(codes: list[int]) -> list[bool]:
 
 
 def _presence_keys(server: ServerInfo) -> tuple[str, str]:
-    identity = (server.host, server.pid, server.server_id)
-    return keys.server(*identity), keys.workers(*identity)
+    return keys.server(server.owner), keys.workers(server.owner)

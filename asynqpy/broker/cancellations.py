@@ -6,7 +6,7 @@ from redis.asyncio.client import PubSub
 
 from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
-from asynqpy.broker.scripts import Runner
+from asynqpy.broker.scripts import Runner, command, nothing
 from asynqpy.errors import BrokerUnavailableError
 
 #: Seconds of silence after which the other end is asked for a sign of life.
@@ -21,13 +21,16 @@ class Cancellations:
 
     def __init__(self, connection: Connection) -> None:
         self._parent = connection
+        self._runner = Runner(connection)
         self._connection: Connection | None = None
         self._pubsub: PubSub | None = None
         self._pinged = False
 
     async def open(self) -> None:
         """Subscribe, and return when Redis has confirmed it. Raises ``BrokerError``."""
-        with Runner(self._parent).errors():
+        if self._parent.breaker.is_open:
+            await self._runner.run(command("PING", read=nothing))
+        with self._runner.errors():
             self._connection = await self._parent.one_node()
             self._pubsub = self._connection.client.pubsub()
             await self._pubsub.subscribe(keys.CANCEL_CHANNEL)
@@ -40,7 +43,7 @@ class Cancellations:
         """Wait for the id of the next task to cancel. Raises ``BrokerError`` when the connection breaks."""
         assert self._pubsub is not None, "open() comes first"
         while True:
-            with Runner(self._parent).errors():
+            with self._runner.errors():
                 message = await self._pubsub.get_message(timeout=_PING_AFTER)
             if message is None:
                 await self._ask_for_a_sign_of_life(self._pubsub)
@@ -54,7 +57,7 @@ class Cancellations:
             where = self._parent.description
             raise BrokerUnavailableError(f"Redis at {where} fell silent on the cancel channel")
         self._pinged = True
-        with Runner(self._parent).errors():
+        with self._runner.errors():
             await pubsub.ping()
 
     async def close(self) -> None:

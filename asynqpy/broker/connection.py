@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TypeAlias
 
 import redis.cluster
@@ -11,7 +12,16 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asynqpy import embedded
-from asynqpy.broker.redis_client import ClusterPlan, Plan, plan_of_client, plan_of_url
+from asynqpy.broker.circuit_breaker import breaker_of
+from asynqpy.broker.redis_client import (
+    MAX_CONNECTIONS,
+    ClusterPlan,
+    Plan,
+    plan_of_client,
+    plan_of_url,
+    quicker,
+)
+from asynqpy.broker.redis_cluster import SingleShotCluster
 from asynqpy.broker.redis_url import Endpoint, parse_redis_url
 
 RedisSource: TypeAlias = str | Redis | RedisCluster
@@ -23,14 +33,16 @@ must answer bytes."""
 class Connection:
     """A redis client for one event loop, and how to build others like it.
 
-    The ``description`` names the address for logs and error texts, and holds no secret. Once it
-    ``is_closed``, the client must not be used: it would connect again.
+    The ``description`` names the address for logs and error texts, and holds no secret; all
+    connections of the process that share it share the ``breaker``. Once it ``is_closed``, the
+    client must not be used: it would connect again.
     """
 
     def __init__(self, client: Redis | RedisCluster, plan: Plan, *, owned: bool) -> None:
         self.client = client
         self.is_cluster = isinstance(client, RedisCluster)
         self.description = plan.description
+        self.breaker = breaker_of(plan.description)
         self.is_closed = False
         self._plan = plan
         self._owned = owned
@@ -53,13 +65,13 @@ class Connection:
     def _build(cls, plan: Plan) -> Connection:
         return cls(plan.build(), plan, owned=True)
 
-    def sibling(self) -> Connection:
+    def sibling(self, *, timeout: float | None = None) -> Connection:
         """An independent connection to the same Redis, with its own pool.
 
         For another thread's event loop. It is to be closed by itself, also when this one wraps a
-        client of the caller.
+        client of the caller. It waits at most ``timeout`` s for Redis, or as long as this one.
         """
-        return self._build(self._plan)
+        return self._build(self._plan if timeout is None else quicker(self._plan, timeout))
 
     async def one_node(self) -> Connection:
         """A sibling that can subscribe: of a cluster, to one of its nodes at random.
@@ -72,6 +84,23 @@ class Connection:
         _ = await self.client.initialize()
         node = self.client.get_random_node()
         return self._build(self._plan.one_node(Endpoint(node.host, int(node.port))))
+
+    @property
+    def limit(self) -> int:
+        """How many calls fit through at once; one more finds no free connection."""
+        if isinstance(self.client, Redis):
+            return int(self.client.connection_pool.max_connections)
+        # Of a cluster this is a matter of each node; ours sees to it that they suffice.
+        return MAX_CONNECTIONS if isinstance(self.client, SingleShotCluster) else sys.maxsize
+
+    async def forget_idle(self) -> None:
+        """Have the next calls connect anew: idle connections may be dead, or lead to a master of yesterday."""
+        if isinstance(self.client, SingleShotCluster):
+            self.client.forget_topology()
+        elif isinstance(self.client, Redis):
+            for idle in list(self.client.connection_pool._available_connections):
+                # Without a wait, so that nobody takes one that is half closed.
+                await idle.disconnect(nowait=True)
 
     async def close(self) -> None:
         """Close all connections of a client that is ours; leave the caller's alone. Idempotent."""

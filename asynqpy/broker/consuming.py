@@ -1,16 +1,16 @@
-"""Calls of ``dequeue.lua`` and ``lease_expired.lua``, and how their answers become tasks."""
+"""Calls of the scripts that give out tasks, and that list the leases of those nobody cares for any more."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asynqpy.broker import keys
-from asynqpy.broker.batches import MAX_BATCH
+from asynqpy.broker.batches import MAX_BATCH, chunks
 from asynqpy.broker.messages import TaskMessage
-from asynqpy.broker.outcomes import STAMPS, Delivery, ExpiredLease, Grant, Lease
-from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.broker.outcomes import STAMPS, Delivery, Grant, Lease, Orphan, SilentLease
+from asynqpy.broker.scripts import Call, Word, command, script_call
 from asynqpy.errors import MalformedMessageError
 
 
@@ -34,15 +34,6 @@ class Dequeued:
     repeated: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """One page of expired leases of a queue."""
-
-    queue: str
-    leases: Sequence[ExpiredLease]
-    unreadable: Sequence[Unreadable]
-
-
 def stamps() -> Iterator[int]:
     """Stamps for the leases of one server: a new one each time, from a random start, never Go's 0."""
     stamp = random.randrange(1, STAMPS)
@@ -64,6 +55,7 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
         keys.task_prefix(queue),
         min(limit, MAX_BATCH),
         score(grant.granted_until, stamp),
+        grant.owner,
     ]
 
     def read(answer: tuple[int, list[bytes], list[bytes]]) -> Dequeued:
@@ -81,28 +73,54 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
     return script_call("dequeue", script_keys, args, read)
 
 
-def extend_grant_call(grant: Grant, expires_at: float) -> Call[int]:
+def extend_grant_call(grant: Grant, expires_at: int) -> Call[int]:
     """Extend what the grant has given out so far until ``expires_at`` (unix s); answers how many leases that are."""
-    expiries = (expires_at, grant.granted_until, grant.expires_at)
-    args = [score(expiry, grant.stamp) for expiry in expiries]
+    args = [grant.stamp, grant.granted_until, grant.longest, expires_at]
     return script_call("extend_grant", [keys.lease(grant.queue)], args, int)
 
 
-def lease_expired_call(queue: str, cutoff: float, limit: int) -> Call[Expired]:
-    """Ask for at most ``limit`` tasks whose lease ended at or before ``cutoff`` (unix s)."""
+def requeue_grant_call(grant: Grant, now_ns: int) -> Call[int]:
+    """Put back what the grant has given out so far; answers how many tasks that are."""
+    queue = grant.queue
+    args: list[Word] = [keys.task_prefix(queue), now_ns, grant.stamp]
+    args += (grant.granted_until, grant.longest, grant.owner)
+    script_keys = [keys.active(queue), keys.lease(queue), keys.pending(queue)]
+    return script_call("requeue_grant", script_keys, args, int)
 
-    def read(answer: list[bytes]) -> Expired:
-        leases, unreadable = [], []
-        for raw_id, raw_score, data in zip(answer[::3], answer[1::3], answer[2::3], strict=True):
-            fence = raw_score.decode()
-            try:
-                leases.append(ExpiredLease(_decode(queue, _text(raw_id), data), fence))
-            except MalformedMessageError as error:
-                unreadable.append(Unreadable(raw_id, fence, str(error)))
-        return Expired(queue, leases, unreadable)
 
-    args: list[Word] = [keys.task_prefix(queue), int(cutoff), limit]
-    return script_call("lease_expired", [keys.lease(queue)], args, read)
+#: Leases of a queue that one call looks at: more than a large fleet that died at once leaves behind.
+_LOOK_AT = 5_000
+
+
+def silent_leases_call(queue: str, until: float, go_until: float) -> Call[list[SilentLease]]:
+    """Ask for the leases that end at or before ``until``, those of Go at or before ``go_until`` (unix s)."""
+
+    def read(answer: list[bytes]) -> list[SilentLease]:
+        return [_silent_lease(queue, *words) for words in chunks(answer, 4)]
+
+    args: list[Word] = [keys.task_prefix(queue), int(until), int(go_until), _LOOK_AT]
+    return script_call("silent_leases", [keys.lease(queue)], args, read)
+
+
+def _silent_lease(
+    queue: str, raw_id: bytes, score: bytes, owner: bytes, crashes: bytes
+) -> SilentLease:
+    number = int(crashes) if crashes.isdigit() else 0
+    lease = SilentLease(queue, raw_id, score.decode(), crashes=number)
+    # A Go worker leaves the field as an earlier owner wrote it.
+    return lease if lease.is_go else replace(lease, owner=_text(owner))
+
+
+def orphan_call(lease: SilentLease) -> Call[Orphan | Unreadable]:
+    """Ask for the message of a task that nobody holds any more."""
+
+    def read(data: bytes | None) -> Orphan | Unreadable:
+        try:
+            return Orphan(_decode(lease.queue, _text(lease.id), data or b""), lease)
+        except MalformedMessageError as error:
+            return Unreadable(lease.id, lease.score, str(error))
+
+    return command("HGET", keys.task_prefix(lease.queue).encode() + lease.id, "msg", read=read)
 
 
 def _text(raw: bytes) -> str:

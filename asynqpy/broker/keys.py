@@ -6,6 +6,7 @@ queue share a slot, so a script may touch any of them. Keys under ``asynqpy:`` a
 
 from __future__ import annotations
 
+import re
 from hashlib import md5
 
 #: SET of queue names. Added by every producer; removed when a queue is removed.
@@ -21,14 +22,22 @@ WORKERS = "asynq:workers"
 CANCEL_CHANNEL = "asynq:cancel"
 
 
-def server(host: str, pid: int, server_id: str) -> str:
-    """STRING ServerInfo. Written by each heartbeat with a TTL; deleted by a graceful stop."""
-    return f"asynq:servers:{{{host}:{pid}:{server_id}}}"
+def probe(name: str) -> str:
+    """Never there: deleted to find out whether Redis takes writes again. Any ``name``, and so any slot, will do."""
+    return f"asynqpy:probe:{name}"
 
 
-def workers(host: str, pid: int, server_id: str) -> str:
+def server(owner: str) -> str:
+    """STRING ServerInfo of the server ``<host>:<pid>:<server id>``.
+
+    Written by each heartbeat with a TTL; deleted by a graceful stop. While it exists the server lives.
+    """
+    return f"asynq:servers:{{{owner}}}"
+
+
+def workers(owner: str) -> str:
     """HASH task id -> WorkerInfo of the tasks that run now. Rewritten by each heartbeat with a TTL."""
-    return f"asynq:workers:{{{host}:{pid}:{server_id}}}"
+    return f"asynq:workers:{{{owner}}}"
 
 
 def task_prefix(queue: str) -> str:
@@ -89,6 +98,11 @@ def group_prefix(queue: str) -> str:
     return f"asynq:{{{queue}}}:g:"
 
 
+def aggregation_sets(queue: str) -> str:
+    """ZSET of full keys of aggregation sets -> deadline of their aggregation, unix s. Written by Go's aggregator."""
+    return f"asynq:{{{queue}}}:aggregation_sets"
+
+
 def processed(queue: str) -> str:
     """STRING running total of attempts that ended, failures included."""
     return f"asynq:{{{queue}}}:processed"
@@ -134,3 +148,29 @@ def quarantine_prefix(queue: str) -> str:
     ``prefix + "key:" + suffix`` is a whole key of the queue that held the wrong type.
     """
     return f"asynqpy:{{{queue}}}:quarantine:"
+
+
+def reconciler(queue: str) -> str:
+    """Our own STRING: the server that last searched the whole queue for damage; its TTL is the pause until the next."""
+    return f"asynqpy:{{{queue}}}:reconciler"
+
+
+def pattern(kind: str, queue: str | None = None) -> bytes:
+    """Glob pattern of the keys of a queue, or of all queues, that go on with ``kind``, such as ``t:`` or ``""``."""
+    name = b"*" if queue is None else re.sub(rb"([*?\[\]\\^])", rb"\\\1", queue.encode())
+    return b"asynq:{%s}:%s*" % (name, kind.encode())
+
+
+def parse(key: bytes) -> tuple[str, str, bytes] | None:
+    """Queue, kind (``t``, ``unique``, ``g``, or a whole name such as ``pending``) and the rest of a queue's key.
+
+    ``None`` for a key that belongs to no queue. What is no UTF-8 in a queue's name makes it none of ours.
+    """
+    name, separator, rest = key.removeprefix(b"asynq:{").partition(b"}:")
+    if not key.startswith(b"asynq:{") or not separator or not name:
+        return None
+    try:
+        queue, kind = name.decode(), rest.partition(b":")[0].decode()
+    except UnicodeDecodeError:
+        return None
+    return queue, kind, rest.partition(b":")[2]

@@ -55,13 +55,13 @@ def delete_expired_completed_call(queue: str, now: float, limit: int) -> Call[in
 
 def quarantine_call(
     queue: str, listed_in: str, unreadable: Sequence[Unreadable], now: float
-) -> Call[int]:
-    """Set records aside that ``listed_in`` (the key of ``lease``, ``scheduled`` or ``retry``) lists."""
+) -> Call[list[bytes]]:
+    """Set records of ``listed_in`` aside, the key of ``lease``, ``scheduled`` or ``retry``; answers their ids."""
     args: list[Word] = [keys.task_prefix(queue), keys.quarantine_prefix(queue), int(now)]
     for record in unreadable:
         args += (record.id, record.fence)
     script_keys = [listed_in, keys.active(queue), keys.quarantine(queue)]
-    return script_call("quarantine", script_keys, args, int)
+    return script_call("quarantine", script_keys, args, list)
 
 
 def set_aside_wrong_types_call(queue: str) -> Call[list[str]]:

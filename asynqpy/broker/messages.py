@@ -143,6 +143,11 @@ class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):
     start_time: datetime
     active_worker_count: int
 
+    @property
+    def owner(self) -> str:
+        """``<host>:<pid>:<server id>``: names the server in the keys of its presence, and in the tasks it holds."""
+        return f"{self.host}:{self.pid}:{self.server_id}"
+
     def encode(self) -> bytes:
         return pb.ServerInfo(
             host=self.host,

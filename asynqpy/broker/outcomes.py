@@ -36,16 +36,19 @@ class Lease:
 
 @dataclass(slots=True, eq=False)
 class Grant:
-    """Leases that a dequeue under way may be giving out: all under ``stamp``, until ``expires_at`` (unix s).
+    """Leases that a dequeue under way may be giving out: all under ``stamp`` and ``owner``, until ``expires_at``.
 
-    Until its answer has been read nobody knows of which tasks, but they can be extended all the same: ``granted_until``
-    (unix s) is the expiry that the dequeue itself writes.
+    Until its answer has been read nobody knows of which tasks, but they can be extended, or put back, all the same:
+    ``granted_until`` is the expiry that the dequeue itself writes, ``longest`` the last one that an extension may have
+    written (all in whole unix s).
     """
 
     queue: str
     stamp: int
-    granted_until: float
-    expires_at: float
+    owner: str
+    granted_until: int
+    expires_at: int
+    longest: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,11 +71,15 @@ class Complete:
 
 @dataclass(slots=True, frozen=True)
 class Retry:
-    """Try again at ``at`` (unix s). Only a ``counted`` failure uses up an attempt and is counted."""
+    """Try again at ``at`` (unix s). Only a ``counted`` failure uses up an attempt and is counted.
+
+    ``crashes`` workers have died with the task, one after the other, if no attempt has ended since.
+    """
 
     at: float
     error: str
     counted: bool = True
+    crashes: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,7 +91,9 @@ class Archive:
 
 @dataclass(slots=True, frozen=True)
 class Requeue:
-    """Put the task back as the next to run; nothing is counted."""
+    """Put the task back as the next to run; nothing is counted but the ``crashes``, if that is why."""
+
+    crashes: int | None = None
 
 
 Outcome: TypeAlias = Done | Complete | Retry | Archive | Requeue
@@ -105,8 +114,33 @@ class Settlement:
 
 
 @dataclass(slots=True, frozen=True)
-class ExpiredLease:
-    """A task whose lease ran out, and the exact score that says so."""
+class SilentLease:
+    """A lease that nobody has extended for a while, and the exact score that says so.
+
+    ``owner`` is the server that took the task, "" where that is unknown: a server of Go, whose leases end at whole
+    seconds. ``crashes`` workers have died with the task before. The id is as stored, which may be no text.
+    """
+
+    queue: str
+    id: bytes
+    score: str
+    owner: str = ""
+    crashes: int = 0
+
+    @property
+    def expires_at(self) -> float:
+        """Unix s."""
+        return float(self.score)
+
+    @property
+    def is_go(self) -> bool:
+        """Whether the lease was written by Go, by the clock of its host."""
+        return self.expires_at.is_integer()
+
+
+@dataclass(slots=True, frozen=True)
+class Orphan:
+    """A task that nobody holds any more, and the lease that says so."""
 
     message: TaskMessage
-    score: str
+    lease: SilentLease

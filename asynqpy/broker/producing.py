@@ -67,7 +67,8 @@ def _within_bytes(places: Sequence[int], encoded: Sequence[bytes]) -> Iterator[l
 
 
 def _entrance(task: NewTask) -> tuple[str, TaskState, str]:
-    group = task.message.group_key if task.state is TaskState.AGGREGATING else ""
+    # A delayed task remembers its group, and joins it when it is due. Go forgets it, and the task runs by itself.
+    group = "" if task.state is TaskState.PENDING else task.message.group_key
     return task.message.queue, task.state, group
 
 

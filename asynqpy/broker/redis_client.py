@@ -8,7 +8,7 @@ versions of redis-py hand over alike; left to themselves, the later ones would s
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -154,6 +154,15 @@ class ClusterPlan:
 
 
 Plan: TypeAlias = SinglePlan | SentinelPlan | ClusterPlan
+
+
+def quicker(plan: Plan, timeout: float) -> Plan:
+    """The plan for a client that waits at most so many seconds, to connect and for an answer."""
+    shorter = {
+        name: min(timeout, plan.options.get(name) or timeout)
+        for name in ("socket_connect_timeout", "socket_timeout")
+    }
+    return replace(plan, options={**plan.options, **shorter})
 
 
 def _settings(options: Options) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """Runs calls on Redis: many in one pipeline, an answer or an error for each; and the one door for redis errors.
 
 A call is sent once. A connection that breaks leaves it open whether a script ran, so nothing is repeated here; only
-``NOSCRIPT`` (the script surely did not run) is answered by sending the text.
+``NOSCRIPT`` (the script surely did not run) is answered by sending the text. While Redis is away a call waits at the
+circuit breaker, unsent.
 """
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import time
+from asyncio import Semaphore
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,26 +20,25 @@ from importlib import resources
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from redis import exceptions as redis_errors
+from redis.asyncio.cluster import RedisCluster
 
+from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
-from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError
+from asynqpy.broker.redis_client import POOL_TIMEOUT
+from asynqpy.broker.redis_errors import (
+    ALL_ERRORS,
+    AWAY,
+    REFUSING,
+    Kind,
+    kind_of,
+    text_of,
+    translate,
+)
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 
 T = TypeVar("T")
 
 Word: TypeAlias = str | bytes | int | float
-
-#: Everything redis-py raises of its own: the errors of its cluster client are no ``RedisError``.
-_ALL_ERRORS = (redis_errors.RedisError, redis_errors.RedisClusterException)
-_AUTH_ERRORS = (redis_errors.AuthenticationError, redis_errors.NoPermissionError)
-_AUTH_CODES = ("NOAUTH", "WRONGPASS", "NOPERM", "invalid username-password", "invalid password")
-_UNAVAILABLE_ERRORS = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.ClusterDownError,
-    redis_errors.SlotNotCoveredError,
-    OSError,
-    TimeoutError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,15 @@ class Runner:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._breaker = connection.breaker
+        self._turns = Semaphore(connection.limit)
+        self._outages = self._breaker.outages
+        self._doubts = 0
+
+    @property
+    def doubts(self) -> int:
+        """Grows whenever Redis may have come back as another: empty, restored, or after a fail-over."""
+        return self._doubts + self._breaker.outages
 
     async def run(self, call: Call[T]) -> T:
         """Send one call. Raises ``BrokerError``."""
@@ -107,24 +120,105 @@ class Runner:
             for call, reply in zip(calls, replies, strict=True)
         ]
 
+    async def ask_primaries(self, *words: Word) -> list[Any]:
+        """What Redis answers, or each primary of a cluster, to a command that reads. Raises ``BrokerError``."""
+        client = self._connection.client
+        if not isinstance(client, RedisCluster):
+            return [await self.run(command(*words, read=lambda answer: answer))]
+        await self.run(command("PING", read=nothing))  # waits where it must, and finds the nodes
+        with self.errors():
+            return [
+                await client.execute_command(*words, target_nodes=node)
+                for node in client.get_primaries()
+            ]
+
     async def _resend_unknown_scripts(self, calls: Sequence[Call[Any]], replies: list[Any]) -> None:
         unknown = [
             i for i, reply in enumerate(replies) if isinstance(reply, redis_errors.NoScriptError)
         ]
-        if unknown:
+        if not unknown:
+            return
+        self._doubts += 1
+        try:
             again = await self._send([calls[i].by_text() for i in unknown])
-            for i, reply in zip(unknown, again, strict=True):
-                replies[i] = reply
+        except BrokerUnavailableError as error:
+            if len(unknown) == len(calls):
+                raise
+            raise BrokerUnavailableError(f"{error}; the calls beside it had been") from error
+        for i, reply in zip(unknown, again, strict=True):
+            replies[i] = reply
 
     async def _send(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
-        if self._connection.is_closed:
-            raise self.closed_error()
+        while True:
+            if self._breaker.is_open:
+                self._refuse_if_closed()
+                await self._breaker.wait(self._probe)
+            await self._take_turn()
+            try:
+                # It may have been a long wait for the turn.
+                if not self._breaker.is_open:
+                    return await self._execute(commands)
+            finally:
+                self._turns.release()
+
+    async def _take_turn(self) -> None:
+        """Get the right to one connection of the pool.
+
+        Who would wait in the pool itself would go on to connect, one after the other, when Redis has died meanwhile.
+        """
+        if not self._turns.locked():
+            _ = await self._turns.acquire()
+            return
         with self.errors():
+            try:
+                async with asyncio.timeout(POOL_TIMEOUT):
+                    _ = await self._turns.acquire()
+            except TimeoutError:
+                text = f"none of {self._connection.limit} was free for {POOL_TIMEOUT:g} s"
+                raise redis_errors.MaxConnectionsError(text) from None
+
+    async def _execute(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+        self._refuse_if_closed()
+        began_at = time.monotonic()
+        with self.errors():
+            if self._outages != self._breaker.outages:
+                self._outages = self._breaker.outages
+                await self._connection.forget_idle()
             async with self._connection.client.pipeline(transaction=False) as pipeline:
                 for words in commands:
                     pipeline.execute_command(*words)
                 replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        if not self._is_away(replies, began_at):
+            self._breaker.answered_at = time.monotonic()
+            if self._breaker.is_open:
+                self._breaker.answered()
         return replies
+
+    def _is_away(self, replies: Sequence[Any], began_at: float) -> bool:
+        """Whether the answers say that Redis cannot serve. Of a cluster, a part may be away and the rest be well."""
+        errors = [reply for reply in replies if isinstance(reply, Exception)]
+        failed = [error for error in errors if kind_of(error) in AWAY]
+        if not failed or (self._connection.is_cluster and len(failed) < len(replies)):
+            return False
+        self._note(failed[0], began_at)
+        return True
+
+    async def _probe(self) -> bool:
+        """Whether Redis takes writes, asked on a new connection by one that changes nothing."""
+        self._outages = -1
+        try:
+            (reply,) = await self._execute([("DEL", keys.probe(secrets.token_hex(4)))])
+        except BrokerUnavailableError:
+            return False
+        except BrokerError as error:
+            if isinstance(error.__cause__, ALL_ERRORS):
+                return True  # it answered no, perhaps for the sake of the password
+            raise
+        return not (isinstance(reply, Exception) and kind_of(reply) in AWAY)
+
+    def _refuse_if_closed(self) -> None:
+        if self._connection.is_closed:
+            raise self.closed_error()
 
     def closed_error(self) -> BrokerError:
         """For whoever asks after ``close``, or was waiting when it came."""
@@ -132,10 +226,12 @@ class Runner:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn whatever the redis library raises into a ``BrokerError``."""
+        """Turn whatever the redis library raises into a ``BrokerError``, and tell the circuit breaker."""
+        began_at = time.monotonic()
         try:
             yield
-        except (*_ALL_ERRORS, OSError, TimeoutError) as error:
+        except (*ALL_ERRORS, OSError, TimeoutError) as error:
+            self._note(error, began_at)
             raise self.translate(error) from error
         except RuntimeError as error:
             if "loop" not in str(error):
@@ -145,24 +241,19 @@ class Runner:
                 f"loop that used it first, and this is another ({error}): make one for each loop"
             ) from error
 
+    def _note(self, error: Exception, began_at: float) -> None:
+        kind = kind_of(error)
+        if kind is Kind.BUSY:
+            self._breaker.busy(str(self.translate(error)))
+        elif kind in AWAY:
+            self._doubts += 1
+            # Of a cluster a node may be away that is soon replaced: the probe, which asks another, tells.
+            certain = kind is not Kind.BROKEN and not self._connection.is_cluster
+            refused = kind in REFUSING
+            self._breaker.failed(text_of(error), began_at, refused=refused, certain=certain)
+
     def translate(self, error: Exception) -> BrokerError:
-        where, text = self._connection.description, str(error) or type(error).__name__
-        if isinstance(error, _AUTH_ERRORS) or any(code in text for code in _AUTH_CODES):
-            return BrokerAuthError(
-                f"Redis at {where} refused these credentials or this command ({text}): "
-                "check user, password and ACL"
-            )
-        if isinstance(error, _UNAVAILABLE_ERRORS):
-            if "connecting to" in text:
-                return BrokerUnavailableError(
-                    f"Redis at {where} could not be reached ({text}): "
-                    "check that it runs, the address, and TLS (rediss://)"
-                )
-            return BrokerUnavailableError(
-                f"Redis at {where} broke the connection or did not answer ({text}): "
-                "a write under way may have happened"
-            )
-        return BrokerError(f"Redis at {where} answered: {text}")
+        return translate(error, self._connection.description)
 
 
 def is_wrong_type(error: object) -> bool:

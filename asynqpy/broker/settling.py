@@ -86,6 +86,7 @@ def _retry(queue: str, settlements: Sequence[Settlement], clock: Clock) -> Call[
         assert isinstance(s.outcome, Retry)
         message = s.message.failed(s.outcome.error, s.ended_at, counted=s.outcome.counted).encode()
         args += (s.message.id, s.fence, message, int(s.outcome.at), int(s.outcome.counted))
+        args.append(_crashes(s.outcome))
     script_keys = [*_held(queue), keys.retry(queue), *_processed_and_failed(queue, clock)]
     return script_call("retry", script_keys, args, _answers)
 
@@ -102,10 +103,15 @@ def _archive(queue: str, settlements: Sequence[Settlement], clock: Clock) -> Cal
     return script_call("archive", script_keys, args, _answers)
 
 
+def _crashes(outcome: Retry | Requeue) -> Word:
+    return "" if outcome.crashes is None else outcome.crashes
+
+
 def _requeue(queue: str, settlements: Sequence[Settlement], clock: Clock) -> Call[list[bool]]:
     args: list[Word] = [keys.task_prefix(queue), clock.now_ns()]
     for s in settlements:
-        args += (s.message.id, s.fence)
+        assert isinstance(s.outcome, Requeue)
+        args += (s.message.id, s.fence, _crashes(s.outcome))
     return script_call("requeue", [*_held(queue), keys.pending(queue)], args, _answers)
 
 

@@ -81,7 +81,8 @@ class Executor:
             return Requeue()
         if cause is CancelCause.LEASE_LOST:
             await self._send(run.task, LeaseExpiredError(LEASE_EXPIRED_TEXT))
-            return None
+            # Offered when Redis is back, under the old fence: maybe nobody has taken the task.
+            return Requeue() if run.lapsed else None
         await self._send(run.task, error)
         outcome = after_failure(run.message, error, run.task, self._policy, self._clock.now())
         _log_failure(run.message, error, outcome)

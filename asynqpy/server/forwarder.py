@@ -26,6 +26,8 @@ class Forwarder(Service):
         self._next_pass = 0.0
 
     async def tick(self) -> float | None:
+        # Nothing falls due by the clock of a host that Redis has not confirmed.
+        await self._broker.keep_clock()
         # What becomes due while this pass is under way may be missed by it.
         self._next_pass = math.inf
         next_due = await self._broker.forward(self._queues)

@@ -79,22 +79,25 @@ class Heartbeater(Service):
                 lost = await self._broker.extend_lease(list(held))
         finally:
             now = self._clock.now()
-            expired = [lease for lease in held if lease.expires_at <= now]
-            self._give_up([held[lease] for lease in {*lost, *expired}])
+            lapsed = {lease for lease in held if lease.expires_at <= now}.difference(lost)
+            self._give_up([held[lease] for lease in lost], lapsed=False)
+            self._give_up([held[lease] for lease in lapsed], lapsed=True)
 
-    def _give_up(self, runs: Sequence[Run]) -> None:
+    def _give_up(self, runs: Sequence[Run], *, lapsed: bool) -> None:
         for run in runs:
-            self._server_loop.call_soon_threadsafe(self._cancel, run)
+            self._server_loop.call_soon_threadsafe(self._cancel, run, lapsed)
 
-    def _cancel(self, run: Run) -> None:
+    def _cancel(self, run: Run, lapsed: bool) -> None:
         # On the server's loop: the run may have ended while the beat was under way, and then nothing is lost.
         if run.ended:
             return
         self._runs.let_go(run.lease)
+        run.lapsed = lapsed
         logger.warning(
-            "lost the lease of task %s (%s); its handler is cancelled",
+            "the lease of task %s (%s) %s; its handler is cancelled",
             run.message.id,
             run.message.type,
+            "ran out: Redis did not answer" if lapsed else "is lost to another worker",
             extra={"task_id": run.message.id, "queue": run.message.queue},
         )
         run.cancel(CancelCause.LEASE_LOST)

@@ -20,5 +20,7 @@ class Janitor(Service):
         self._batch_size = batch_size
 
     async def tick(self) -> float | None:
+        # Nothing falls due by the clock of a host that Redis has not confirmed.
+        await self._broker.keep_clock()
         await self._broker.delete_expired_completed(self._queues, self._batch_size)
         return None

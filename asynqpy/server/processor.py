@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
 from anyio import Semaphore
 
 from asynqpy.broker.broker import Broker, Turn
-from asynqpy.broker.outcomes import Delivery, Lease, Requeue, Retry
+from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Retry
 from asynqpy.clock import Clock, instant
-from asynqpy.errors import BrokerError, LeaseExpiredError
+from asynqpy.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError
 from asynqpy.priority import Priority
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT, Executor
+from asynqpy.server.lost_grants import LostGrants
 from asynqpy.server.runs import Run, Runs
 from asynqpy.server.service import Service
-from asynqpy.server.settler import Settler, Unsettled
+from asynqpy.server.settler import Settler, Unsettled, is_of_redis
 from asynqpy.server.verdict import effective_deadline
 from asynqpy.task import ActiveTask
 
@@ -31,6 +32,9 @@ _GRACE = 1.0
 
 #: Seconds before the same queue is complained about again.
 _COMPLAIN_AGAIN = 10.0
+
+#: Seconds before a result that Redis did not answer is sent again.
+_RESULT_AGAIN = 0.5
 
 #: Seconds before outcomes that Redis refused are offered for the last time when the server stops.
 _LAST_FLUSH = 0.5
@@ -71,6 +75,7 @@ class Processor(Service):
         self._runs = runs
         self._report = report
         self._retry_due = retry_due
+        self._lost_grants = LostGrants(clock=clock)
         self._reports: set[asyncio.Task[None]] = set()
         self._fetching = True
         self._backlog: dict[str, int] = {}
@@ -80,11 +85,14 @@ class Processor(Service):
         self._abandoned: list[Run] = []
 
     async def tick(self) -> float | None:
+        # A lease by the clock of a host that Redis has not confirmed might be over before it begins.
+        await self._broker.keep_clock()
+        await self._lost_grants.put_back(self._broker)
         free = self._permits.value if self._fetching else 0
         wanted = self._priority.draw(free, self._backlog) if free else {}
         unsettled = self._settler.take()
         if not unsettled and not wanted:
-            return self._settler.next_due()
+            return self._next_due()
         turn = await self._take_turn(unsettled, wanted)
         self._receive(turn.deliveries)
         if not wanted:
@@ -101,17 +109,26 @@ class Processor(Service):
         except (Exception, asyncio.CancelledError) as error:
             # Also when it was the stop that lost patience: finish offers them once more.
             self._settler.unanswered(unsettled, error)
+            self._lost_grants.add(grants)
+            if not is_of_redis(error):
+                self._let_go(unsettled)
             raise
-        finally:
-            # Also what Redis refused: it is offered again until its lease ends, and that must come.
-            for item in unsettled:
-                self._runs.let_go(item.lease)
+        self._lost_grants.add(
+            grant for grant in grants if _is_unknown(turn.errors.get(grant.queue))
+        )
+        # Also what Redis refused: it is offered again until its lease ends, and that must come.
+        answered = zip(unsettled, turn.settled, strict=True)
+        self._let_go(item for item, answer in answered if not _is_unknown(answer))
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
         if retries:
             self._retry_due(min(retry.at for retry in retries))
         return turn
+
+    def _let_go(self, items: Iterable[Unsettled]) -> None:
+        for item in items:
+            self._runs.let_go(item.lease)
 
     def _pause(self, turn: Turn) -> float:
         """Seconds until the next turn; whatever ends meanwhile wakes it."""
@@ -121,7 +138,11 @@ class Processor(Service):
         if turn.deliveries or any(turn.backlog.values()):
             return 0.0
         # Up to the interval, spread so that idle servers do not ask in step.
-        return min(self._interval * random.uniform(0.5, 1.0), self._settler.next_due())
+        return min(self._interval * random.uniform(0.5, 1.0), self._next_due())
+
+    def _next_due(self) -> float:
+        """Seconds until something must be sent again."""
+        return min(self._settler.next_due(), self._lost_grants.next_due())
 
     def _complain(self, errors: Mapping[str, BrokerError]) -> None:
         """Log queues that could not be asked, each now and then: a busy server asks hundreds of times a second."""
@@ -155,8 +176,18 @@ class Processor(Service):
         return Run(delivery, task, started_at=now, deadline=deadline)
 
     async def _write_result(self, lease: Lease, data: bytes) -> None:
-        if not await self._broker.write_result(lease, data):
-            raise LeaseExpiredError(LEASE_EXPIRED_TEXT)
+        """Until Redis answers: it can be repeated, and its absence is no failure of the task. The deadline ends it."""
+        while True:
+            with suppress(BrokerUnavailableError):
+                if await self._broker.write_result(lease, data):
+                    return
+                raise LeaseExpiredError(LEASE_EXPIRED_TEXT)
+            await asyncio.sleep(_RESULT_AGAIN)
+
+    def claims(self, queue: str, task_id: bytes) -> bool:
+        """Whether this server holds a lease on the task, or has an outcome of it still to write."""
+        leases = {*self._runs.held(), *self._settler.leases()}
+        return any(it.queue == queue and it.id.encode() == task_id for it in leases)
 
     async def _work(self, run: Run) -> None:
         outcome = None
@@ -169,6 +200,12 @@ class Processor(Service):
             if outcome is None and is_ours:
                 self._runs.let_go(run.lease)
         if outcome is not None and is_ours:
+            self._settle(run, outcome)
+
+    def _settle(self, run: Run, outcome: Outcome) -> None:
+        if run.lapsed and isinstance(outcome, Requeue):
+            self._settler.hand_back(run.task, run.delivery)
+        else:
             self._settler.add(run.task, run.delivery, outcome)
 
     def _return_permit(self, run: Run) -> None:
@@ -245,7 +282,7 @@ class Processor(Service):
         """Write the last outcomes. What Redis still refuses is left to whoever recovers the leases."""
         try:
             await self._flush()
-            if len(self._settler):
+            if len(self._settler) or len(self._lost_grants):
                 await asyncio.sleep(_LAST_FLUSH)
                 await self._flush()
             if self._reports:
@@ -257,6 +294,13 @@ class Processor(Service):
 
     async def _flush(self) -> None:
         unsettled = self._settler.take(everything=True)
+        with suppress(BrokerError):
+            await self._lost_grants.put_back(self._broker)
         if unsettled:
             with suppress(BrokerError):
                 await self._take_turn(unsettled, {})
+
+
+def _is_unknown(answer: object) -> bool:
+    """Whether what was asked may have been done or not."""
+    return isinstance(answer, BrokerUnavailableError)

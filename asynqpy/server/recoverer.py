@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from asynqpy.broker.batches import chunks
 from asynqpy.broker.broker import Broker
-from asynqpy.broker.outcomes import ExpiredLease, Settlement
+from asynqpy.broker.outcomes import Archive, Orphan, Retry, Settlement, SilentLease
 from asynqpy.clock import Clock, instant
-from asynqpy.errors import BrokerError, LeaseExpiredError
+from asynqpy.errors import BrokerError, LeaseExpiredError, WorkerCrashedError
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT
 from asynqpy.server.service import Service
-from asynqpy.server.verdict import FailurePolicy, after_failure
+from asynqpy.server.suspects import Suspects
+from asynqpy.server.verdict import after_crash
+from asynqpy.server.watch import Watch, silent_until
 from asynqpy.task import ActiveTask
 
 logger = logging.getLogger("asynqpy.server")
 
-#: Seconds past a lease's end before it counts as expired: leases of Go workers are written by their clocks.
-_GRACE = 30
+#: Seconds between two looks, and between those while some lease is watched.
+_INTERVAL = 2.0
+_WATCHING = 1.0
+
+#: Tasks recovered at a time; their payloads are read for it.
+_PAGE = 100
 
 
 class Recoverer(Service):
-    """Retries or archives tasks whose lease has run out, as a failure with the error "task lease expired".
+    """Gives tasks back whose worker shows no sign of life any more, within 15 s; the third crash archives the task.
 
     It acts only where the lease is still the very one it saw, so of several recoverers one acts, and a worker that
     extended its lease meanwhile keeps the task.
     """
+
+    longest_back_off = 2.0
 
     def __init__(
         self,
@@ -34,54 +43,100 @@ class Recoverer(Service):
         broker: Broker,
         clock: Clock,
         queues: Sequence[str],
-        policy: FailurePolicy,
         report: ErrorReport,
-        interval: float = 60.0,
+        owner: str,
+        claims: Callable[[str, bytes], bool],
+        retry_due: Callable[[float], None] = lambda due: None,
     ) -> None:
-        super().__init__(interval=interval, at_once=True)
+        """``claims(queue, id)`` tells whether this server, the ``owner``, knows of the task.
+
+        ``retry_due`` is told when (unix s) a task that was put in retry is due.
+        """
+        super().__init__(interval=_INTERVAL, at_once=True)
         self._broker = broker
         self._clock = clock
         self._queues = queues
-        self._policy = policy
         self._report = report
+        self._owner = owner
+        self._claims = claims
+        self._retry_due = retry_due
+        self._watch = Watch()
+        self._suspects = Suspects()
 
     async def tick(self) -> float | None:
-        while expired := await self._broker.lease_expired(self._queues, self._clock.now() - _GRACE):
-            if not await self._recover(expired):
-                break
-        return None
+        try:
+            # Never by the clock of a host that Redis has not confirmed.
+            await self._broker.keep_clock()
+            silent = await self._broker.silent_leases(
+                self._queues, *silent_until(self._clock.now())
+            )
+            unclaimed = await self._unclaimed(silent)
+        except BrokerError:
+            self._watch.forget()
+            raise
+        self._suspects.note(unclaimed, self._clock.now())
+        for page in chunks(self._watch.look(silent, unclaimed, self._clock.now()), _PAGE):
+            await self._recover(await self._broker.orphans(page))
+        return _WATCHING if silent else None
 
-    async def _recover(self, expired: Sequence[ExpiredLease]) -> bool:
-        """Settle one page; answers whether any of it was ours to settle."""
-        error = LeaseExpiredError(LEASE_EXPIRED_TEXT)
-        tasks = [self._task_of(lease) for lease in expired]
+    async def _unclaimed(self, silent: Sequence[SilentLease]) -> set[SilentLease]:
+        """Leases of dead servers, and our own that we know nothing of: a Redis that lost its last writes has such."""
+        others = {lease.owner for lease in silent if lease.owner} - {self._owner}
+        absent = await self._broker.absent(others) if others else set()
+        return {
+            lease
+            for lease in silent
+            if lease.owner in absent
+            or (lease.owner == self._owner and not self._claims(lease.queue, lease.id))
+        }
+
+    def _error_of(self, lease: SilentLease) -> LeaseExpiredError:
+        if lease.owner and lease.owner != self._owner:
+            return WorkerCrashedError(f"the worker {lease.owner} died while it ran the task")
+        return LeaseExpiredError(LEASE_EXPIRED_TEXT)
+
+    def _settlement(self, orphan: Orphan, error: LeaseExpiredError, now: float) -> Settlement:
+        lease = orphan.lease
+        outcome = after_crash(lease.crashes, error, now, is_alone=self._suspects.is_alone(lease))
+        return Settlement(orphan.message, lease.score, outcome, now)
+
+    async def _recover(self, orphans: Sequence[Orphan]) -> None:
+        now = self._clock.now()
+        errors = [self._error_of(orphan.lease) for orphan in orphans]
         settlements = [
-            self._settlement(lease, task, error) for lease, task in zip(expired, tasks, strict=True)
+            self._settlement(orphan, error, now)
+            for orphan, error in zip(orphans, errors, strict=True)
         ]
         answers = await self._broker.settle(settlements)
         for refusal in {str(answer) for answer in answers if isinstance(answer, BrokerError)}:
             logger.error("could not recover tasks: %s", refusal)
-        recovered = [task for task, done in zip(tasks, answers, strict=True) if done is True]
-        for task in recovered:
-            logger.warning(
-                "recovered task %s (%s): its lease had expired",
-                task.id,
-                task.type,
-                extra={"task_id": task.id, "queue": task.queue},
-            )
-            await self._report.send(task, error)
-        return bool(recovered)
+        for orphan, error, settlement, answer in zip(
+            orphans, errors, settlements, answers, strict=True
+        ):
+            if answer is True:
+                _log(orphan, error, settlement)
+                if isinstance(settlement.outcome, Retry):
+                    self._retry_due(settlement.outcome.at)
+                await self._report.send(_task_of(orphan), error)
 
-    def _settlement(
-        self, lease: ExpiredLease, task: ActiveTask, error: LeaseExpiredError
-    ) -> Settlement:
-        now = self._clock.now()
-        outcome = after_failure(lease.message, error, task, self._policy, now)
-        return Settlement(lease.message, lease.score, outcome, now)
 
-    def _task_of(self, lease: ExpiredLease) -> ActiveTask:
-        deadline = instant(float(lease.score))
-        return ActiveTask(lease.message, deadline=deadline, write_result=_refuse)
+def _log(orphan: Orphan, error: LeaseExpiredError, settlement: Settlement) -> None:
+    message, outcome = orphan.message, settlement.outcome
+    logger.log(
+        logging.ERROR if isinstance(outcome, Archive) else logging.WARNING,
+        "recovered task %s (%s): %s (%s, crash %d)",
+        message.id,
+        message.type,
+        error,
+        type(outcome).__name__.lower(),
+        orphan.lease.crashes + 1,
+        extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
+    )
+
+
+def _task_of(orphan: Orphan) -> ActiveTask:
+    deadline = instant(orphan.lease.expires_at)
+    return ActiveTask(orphan.message, deadline=deadline, write_result=_refuse)
 
 
 async def _refuse(data: bytes) -> None:

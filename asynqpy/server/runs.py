@@ -18,7 +18,7 @@ class Run:
     it.
     """
 
-    __slots__ = ("begun", "deadline", "delivery", "ended", "job", "started_at", "task")
+    __slots__ = ("begun", "deadline", "delivery", "ended", "job", "lapsed", "started_at", "task")
 
     def __init__(
         self, delivery: Delivery, task: ActiveTask, *, started_at: float, deadline: float
@@ -29,6 +29,8 @@ class Run:
         self.deadline = deadline
         self.begun = False
         self.ended = False
+        #: Whether the lease ran out for want of Redis: nobody need have taken the task, and the fence will tell.
+        self.lapsed = False
         #: The asyncio task that carries the handler.
         self.job: asyncio.Task[None] | None = None
 

@@ -20,7 +20,12 @@ from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
 from asynqpy.broker.messages import ServerInfo
 from asynqpy.clock import instant
-from asynqpy.errors import BrokerAuthError, BrokerError, ServerClosedError
+from asynqpy.errors import (
+    BrokerAuthError,
+    BrokerError,
+    BrokerUnavailableError,
+    ServerClosedError,
+)
 from asynqpy.handler import AsyncHandler, Handler, as_async, check_arity
 from asynqpy.options import Duration, check_queue
 from asynqpy.options import seconds as check_seconds
@@ -34,7 +39,9 @@ from asynqpy.server.healthchecker import HealthCheck, HealthChecker
 from asynqpy.server.heartbeater import Heartbeater
 from asynqpy.server.janitor import Janitor
 from asynqpy.server.loopwatch import LoopWatch
+from asynqpy.server.memory_check import MemoryCheck
 from asynqpy.server.processor import Processor
+from asynqpy.server.reconciler import Reconciler
 from asynqpy.server.recoverer import Recoverer
 from asynqpy.server.runs import Runs
 from asynqpy.server.service import Service, cancel_until_done
@@ -44,6 +51,10 @@ from asynqpy.server.signals import obeying_signals
 from asynqpy.server.verdict import FailurePolicy
 
 logger = logging.getLogger("asynqpy.server")
+
+#: Seconds that a heartbeat waits for Redis. Without one for 10 s the server counts as dead: a beat that goes into a
+#: connection of which nobody said that it is broken must find out, and be followed by another, before that.
+_HEART_TIMEOUT = 2.0
 
 #: Seconds that a shutdown leaves a tick which waits for a silent Redis, once the handlers have ended.
 _PATIENCE = 1.0
@@ -73,8 +84,8 @@ class Server:
       empty.
     - ``retry_delay(retried, error, task)``: delay before the next attempt; default asynq's formula.
     - ``is_failure(error)``: whether an error uses up a retry and is counted; default always.
-    - ``error_handler(task, error)``, sync or async: told of each failed attempt, and of each lost lease with
-      ``LeaseExpiredError``.
+    - ``error_handler(task, error)``, sync or async: told of each failed attempt, of each lost lease with
+      ``LeaseExpiredError``, and of each task recovered from a dead worker with ``WorkerCrashedError``.
     - ``shutdown_timeout``: how long ``shutdown`` waits for handlers before it hands their tasks back; default 8 s.
     - ``task_check_interval``: how often an idle server looks for tasks; default 1 s.
     - ``delayed_task_check_interval``: how often at least it looks for tasks that became due; default 5 s.
@@ -125,12 +136,12 @@ class Server:
         self._janitor_batch_size = _positive_int("janitor_batch_size", janitor_batch_size)
         if janitor_batch_size > MAX_BATCH:
             raise ValueError(f"janitor_batch_size must be {MAX_BATCH} or less: Redis waits for it")
-        self._broker = Broker(redis)
-        self._clock = self._broker.clock
         self._identity = (socket.gethostname() or "unknown-host", os.getpid(), str(uuid.uuid4()))
         self._started_at = instant(0)
         self._runs = Runs()
         self._state = ServerState.NEW
+        self._broker = Broker(redis, owner=self._describe(0).owner)
+        self._clock = self._broker.clock
         self._told_to_stop = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
 
@@ -231,6 +242,9 @@ class Server:
             await self._unless_told_to_stop(self._broker.sync_clock())
         except BrokerAuthError:
             raise
+        except BrokerUnavailableError as error:
+            # Which the log has from the circuit breaker.
+            logger.info("the server starts without Redis and keeps trying: %s", error)
         except BrokerError as error:
             logger.warning("the server starts without Redis and keeps trying: %s", error)
 
@@ -269,7 +283,13 @@ class Server:
             retry_due=self._forwarder.expect,
         )
         recoverer = Recoverer(
-            broker=broker, clock=clock, queues=queues, policy=self._policy, report=self._report
+            broker=broker,
+            clock=clock,
+            queues=queues,
+            report=self._report,
+            owner=self._describe(0).owner,
+            claims=self._processor.claims,
+            retry_due=self._forwarder.expect,
         )
         janitor = Janitor(
             broker=broker,
@@ -277,8 +297,12 @@ class Server:
             interval=self._janitor_interval,
             batch_size=self._janitor_batch_size,
         )
-        self._senders: list[Service] = [self._forwarder, recoverer, janitor]
-        self._others: list[Service] = [Canceler(broker=broker, runs=runs)]
+        reconciler = Reconciler(broker=broker, queues=queues, owner=self._describe(0).owner)
+        self._senders: list[Service] = [self._forwarder, recoverer, janitor, reconciler]
+        self._others: list[Service] = [
+            Canceler(broker=broker, runs=runs),
+            MemoryCheck(broker=broker),
+        ]
         if self._health_check is not None:
             checker = HealthChecker(
                 broker=broker,
@@ -287,7 +311,7 @@ class Server:
             )
             self._others.append(checker)
         heartbeater = Heartbeater(
-            broker=broker.sibling(),
+            broker=broker.sibling(timeout=_HEART_TIMEOUT),
             clock=clock,
             runs=runs,
             describe=self._describe,

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any
 
-from asynqpy.errors import BrokerError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 
 logger = logging.getLogger("asynqpy.server")
 
@@ -50,6 +50,7 @@ class Service(ABC):
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._failures = 0
+        self._had_news = False
         self._task: asyncio.Task[None] | None = None
         self.name = type(self).__name__.lower()
 
@@ -106,8 +107,8 @@ class Service(ABC):
             self._failures = 1 if held else self._failures + 1
             return await self._back_off(error)
         if self._failures:
-            logger.info("%s works again", self.name)
-            self._failures = 0
+            logger.log(_level(logging.INFO, self._had_news), "%s works again", self.name)
+            self._failures, self._had_news = 0, False
         return self._interval if delay is None else delay
 
     def _is_cancelled(self, error: BaseException) -> bool:
@@ -121,8 +122,11 @@ class Service(ABC):
         longest = min(self.longest_back_off, _FIRST_BACK_OFF * 2 ** (self._failures - 1))
         delay = longest * random.uniform(0.75, 1.25)
         expected = isinstance(error, BrokerError)
+        # Of a Redis that is away the circuit breaker tells, once for all services.
+        is_news = not isinstance(error, BrokerUnavailableError)
+        self._had_news |= is_news
         logger.log(
-            logging.WARNING if expected else logging.ERROR,
+            _level(logging.WARNING if expected else logging.ERROR, is_news),
             "%s failed, next attempt in %.1f s: %s",
             self.name,
             delay,
@@ -144,3 +148,7 @@ class Service(ABC):
                 if timer is not None:
                     timer.cancel()
         self._wake.clear()
+
+
+def _level(level: int, is_news: bool) -> int:
+    return level if is_news else logging.DEBUG

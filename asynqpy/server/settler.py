@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Sequence
@@ -33,9 +34,11 @@ class Unsettled:
 
 
 class Settler:
-    """Gathers outcomes for the next round trip and keeps what Redis refused until the lease ends.
+    """Gathers outcomes for the next round trip and keeps those that are not written yet.
 
-    After that the task belongs to whoever recovers it. It decides on values only; the processor does the sending.
+    What Redis did not answer is kept until it does: the fence sees to it that nothing is written late over another
+    worker's run. What it refused is offered until the lease ends; then the task is whoever's who recovers it. It
+    decides on values only; the processor does the sending.
     """
 
     def __init__(self, *, clock: Clock) -> None:
@@ -45,20 +48,24 @@ class Settler:
     def __len__(self) -> int:
         return len(self._unsettled)
 
+    def leases(self) -> list[Lease]:
+        """Those under which outcomes are still to be written."""
+        return [item.lease for item in self._unsettled]
+
     def add(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> None:
         """Take an outcome on."""
-        self._unsettled.append(self._unsettled_of(task, delivery, outcome))
+        self._add(task, delivery, outcome, uncertain=False)
 
     def hand_back(self, task: ActiveTask, delivery: Delivery) -> None:
-        """Take on the return of a task that was not begun: nothing is lost should another worker have it by now."""
-        item = self._unsettled_of(task, delivery, Requeue())
-        item.uncertain = True
-        self._unsettled.append(item)
+        """Take on the return of a task whose lease may be over: should another worker have it by now, that is well."""
+        self._add(task, delivery, Requeue(), uncertain=True)
 
-    def _unsettled_of(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> Unsettled:
+    def _add(
+        self, task: ActiveTask, delivery: Delivery, outcome: Outcome, *, uncertain: bool
+    ) -> None:
         lease = delivery.lease
         settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
-        return Unsettled(task, lease, settlement)
+        self._unsettled.append(Unsettled(task, lease, settlement, uncertain=uncertain))
 
     def take(self, *, everything: bool = False) -> list[Unsettled]:
         """What is to be sent now, or all there is. Each must come back through ``answered`` or ``unanswered``."""
@@ -81,34 +88,55 @@ class Settler:
         """Redis answered each of them; returns the tasks that belong to another worker by now."""
         lost = []
         for item, answer in zip(taken, answers, strict=True):
-            if isinstance(answer, BrokerError):
-                item.uncertain |= isinstance(answer, BrokerUnavailableError)
-                self._keep(item, answer)
+            if isinstance(answer, BrokerUnavailableError):
+                self._keep_unanswered(item, answer)
+            elif isinstance(answer, BrokerError):
+                self._keep_refused(item, answer)
             elif not answer and not item.uncertain:
                 lost.append(item.task)
         return lost
 
     def unanswered(self, taken: Sequence[Unsettled], error: BaseException) -> None:
-        """The round trip failed: each may be settled or not, so "lost" is no news any more."""
-        for item in taken:
-            item.uncertain = True
-            self._keep(item, error)
+        """The round trip failed: each may be settled or not, so "lost" is no news any more.
 
-    def _keep(self, item: Unsettled, error: BaseException) -> None:
-        message, now = item.settlement.message, self._clock.now()
-        ids = {"task_id": message.id, "queue": message.queue, "task_type": message.type}
-        outcome, reason = type(item.settlement.outcome).__name__, str(error) or repr(error)
-        if now >= item.lease.expires_at:
+        An error that is not of Redis may well come back each time, and has an end with the lease.
+        """
+        keep = self._keep_unanswered if is_of_redis(error) else self._keep_refused
+        for item in taken:
+            keep(item, error)
+
+    def _keep_unanswered(self, item: Unsettled, error: BaseException) -> None:
+        logger.debug("%s: %s", _not_yet(item), str(error) or repr(error), extra=_ids(item))
+        item.uncertain = True
+        self._keep(item)
+
+    def _keep_refused(self, item: Unsettled, error: BaseException) -> None:
+        if self._clock.now() >= item.lease.expires_at:
             logger.error(
-                "gave up on writing %s of task %s: its lease has ended (%s)",
-                outcome,
-                message.id,
-                reason,
-                extra=ids,
+                "gave up: %s, and its lease has ended (%s)",
+                _not_yet(item),
+                str(error) or repr(error),
+                extra=_ids(item),
             )
             return
-        logger.warning(
-            "could not write %s of task %s yet: %s", outcome, message.id, reason, extra=ids
-        )
-        item.due = now + _AGAIN_AFTER
+        logger.warning("%s: %s", _not_yet(item), str(error) or repr(error), extra=_ids(item))
+        self._keep(item)
+
+    def _keep(self, item: Unsettled) -> None:
+        item.due = self._clock.now() + _AGAIN_AFTER
         self._unsettled.append(item)
+
+
+def is_of_redis(error: BaseException) -> bool:
+    """Whether a round trip failed because of Redis, or was cut short, rather than by a fault of ours."""
+    return isinstance(error, BrokerError | asyncio.CancelledError)
+
+
+def _not_yet(item: Unsettled) -> str:
+    settlement = item.settlement
+    return f"could not write {type(settlement.outcome).__name__} of task {settlement.message.id}"
+
+
+def _ids(item: Unsettled) -> dict[str, str]:
+    message = item.settlement.message
+    return {"task_id": message.id, "queue": message.queue, "task_type": message.type}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 from asynqpy.broker.messages import TaskMessage
-from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Retry
+from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
 from asynqpy.errors import AsynqError, PayloadError, RevokeTask, SkipRetry
 from asynqpy.retry import RetryDelay, default_retry_delay
+from asynqpy.server.suspects import POISON_AFTER
 from asynqpy.task import ActiveTask
 
 logger = logging.getLogger("asynqpy.server")
@@ -21,6 +23,13 @@ _FALLBACK_TIMEOUT = 30 * 60
 
 #: Longest delay that a ``retry_delay`` may ask for, s: a hundred years still fit the wire.
 _LONGEST_DELAY = 100 * 366 * 86_400.0
+
+
+#: Longest delay (s) of a task that was there when two workers died; doubled for each one after that.
+_PART_COMPANY = 30.0
+
+#: Workers that may die with a task although others ran beside it each time.
+_ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,28 @@ def after_failure(
     if _means(error, *_HOPELESS) or message.retried >= message.max_retry:
         return Archive(error_text(error))
     at = now + policy.delay(message.retried, error, task)
+    if message.deadline and int(at) >= message.deadline:
+        # No attempt could succeed any more; asynq burns all that are left.
+        return Archive(error_text(error))
     return Retry(at, error_text(error), counted=policy.counts(error))
+
+
+def after_crash(crashes: int, error: BaseException, now: float, *, is_alone: bool) -> Outcome:
+    """What becomes of a task whose worker died, as ``crashes`` before it have. ``now`` is unix s.
+
+    It is no failure of the task's: nothing is counted, and it is the next to run. When a second worker dies with it, it
+    comes back some time later, by itself: others that ran beside it both times may be the cause. The third time it is
+    archived if it ``is_alone`` in having been there each time; else they part company once more.
+    """
+    crashes += 1
+    if crashes >= (POISON_AFTER if is_alone else _ENOUGH):
+        return Archive(
+            f"poison pill: {crashes} workers died while they ran it; {error_text(error)}"
+        )
+    if crashes == 1:
+        return Requeue(crashes=crashes)
+    at = now + random.uniform(1.0, _PART_COMPANY * 2 ** (crashes - 2))
+    return Retry(at, error_text(error), counted=False, crashes=crashes)
 
 
 def decides(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.messages import ServerInfo, WorkerInfo
-from asynqpy.broker.outcomes import Archive, Done, Outcome, Retry
+from asynqpy.broker.outcomes import Archive, Done, Outcome, Retry, SilentLease
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.factories import STAMP, lease_on, lease_score, new_task, settlement
@@ -326,7 +326,10 @@ CALLS: dict[str, Callable[[Broker], object]] = {
     "keep_clock": lambda b: b.keep_clock(),
     "write_result": lambda b: b.write_result(lease_on(state.message(), b.clock), b""),
     "forward": lambda b: b.forward(["default"]),
-    "lease_expired": lambda b: b.lease_expired(["default"], 1),
+    "silent_leases": lambda b: b.silent_leases(["default"], 1, 1),
+    "orphans": lambda b: b.orphans([SilentLease("default", b"t1", "1.5")]),
+    "absent": lambda b: b.absent(["host:1:a"]),
+    "requeue_grants": lambda b: b.requeue_grants(b.grant(["default"])),
     "delete_expired_completed": lambda b: b.delete_expired_completed(["default"]),
     "write_server_state": lambda b: b.write_server_state(server_info(), [], 1),
     "clear_server_state": lambda b: b.clear_server_state(server_info()),

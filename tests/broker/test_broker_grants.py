@@ -140,3 +140,60 @@ async def test_extension_whose_answer_was_lost_is_repeated_with_the_same_answer(
     answers.append(await broker._runner.run(call))
     assert answers == [3, 3]
     assert await state.dump(redis) == before
+
+
+# Dequeues whose answers were lost.
+
+
+async def lose(broker: Broker, *ids: str, redis: Redis) -> Grant:
+    """A grant under which these tasks were given out, and nobody knows."""
+    (grant,) = broker.grant(["default"])
+    await state.seed_pending(redis, *(state.message(task_id) for task_id in ids))
+    await broker.turn([], {"default": len(ids)}, [grant])
+    return grant
+
+
+async def test_what_a_lost_dequeue_took_is_the_next_to_run(broker: Broker, redis: Redis) -> None:
+    grant = await lose(broker, "t0", "t1", "t2", redis=redis)
+    await state.seed_pending(redis, state.message("t3"))
+    assert await broker.requeue_grants([grant]) == 3
+    assert sorted((await state.listed(redis, "pending"))[:3]) == ["t0", "t1", "t2"]
+    assert (await state.listed(redis, "pending"))[3] == "t3"
+    assert (await state.stored_message(redis, "t0")).retried == 0
+    fields = await state.task_hash(redis, "t0")
+    assert fields.keys() == {"msg", "state", "pending_since"}
+    assert await state.invariants(redis) == []
+    before = await state.dump(redis)
+    assert await broker.requeue_grants([grant]) == 0
+    assert await state.dump(redis) == before
+
+
+async def test_what_was_extended_meanwhile_is_put_back_too(
+    broker: Broker, clock: FakeClock, redis: Redis
+) -> None:
+    grant = await lose(broker, "t0", redis=redis)
+    for _ in range(3):
+        clock.advance(5)
+        await broker.extend_grants([grant])
+    grant.expires_at = grant.granted_until  # as if the answers of the extensions had been lost too
+    assert await broker.requeue_grants([grant]) == 1
+
+
+async def test_tasks_of_another_server_with_the_same_stamp_and_second_are_left_alone(
+    broker: Broker, redis: Redis
+) -> None:
+    grant = await lose(broker, "t0", redis=redis)
+    await state.ask(redis, "HSET", state.task_key("default", "t0"), "owner", "another")
+    before = await state.dump(redis)
+    assert await broker.requeue_grants([grant]) == 0
+    assert await state.dump(redis) == before
+
+
+async def test_what_a_lost_dequeue_took_without_a_message_is_left_for_the_recoverer(
+    broker: Broker, redis: Redis
+) -> None:
+    grant = await lose(broker, "t0", redis=redis)
+    await state.ask(redis, "DEL", state.task_key("default", "t0"))
+    assert await broker.requeue_grants([grant]) == 0
+    assert await state.listed(redis, "active") == ["t0"]
+    assert not await state.ask(redis, "EXISTS", state.task_key("default", "t0"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 
 import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
+from asynqpy.broker.messages import ServerInfo, WorkerInfo
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
-from asynqpy.errors import BrokerError
+from asynqpy.errors import BrokerFullError
 from tests import redis_state as state
 from tests.broker.factories import (
     LOCK,
@@ -22,6 +24,28 @@ from tests.broker.factories import (
 )
 from tests.fake_clock import FakeClock
 from tests.redis_process import RedisProcess, start_redis
+
+SERVER = ServerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    concurrency=1,
+    queues={"default": 1},
+    status="active",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    active_worker_count=1,
+)
+WORKER = WorkerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    task_id="t1",
+    task_type="t",
+    task_payload=b"",
+    queue="default",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    deadline=datetime(2026, 1, 1, tzinfo=UTC),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +85,7 @@ async def test_a_task_is_refused_with_an_error_and_without_a_trace(
 ) -> None:
     await fill(redis)
     (answer,) = await broker.enqueue([REFUSED[kind]])
-    assert type(answer) is BrokerError
+    assert type(answer) is BrokerFullError
     assert "maxmemory" in str(answer)
     assert await state.dump(redis) == {}
 
@@ -148,5 +172,18 @@ async def test_a_result_is_refused_with_an_error(
     task = state.message()
     await state.seed_active(redis, task, lease=lease_score(clock))
     await fill(redis)
-    with pytest.raises(BrokerError, match="maxmemory"):
+    with pytest.raises(BrokerFullError, match="maxmemory"):
         await broker.write_result(lease_on(task, clock), b"42")
+
+
+async def test_presence_is_renewed(broker: Broker, clock: FakeClock, redis: Redis) -> None:
+    before = await state.dump(redis, "asynq:*s")
+    for _ in range(2):
+        await broker.write_server_state(SERVER, [WORKER], 10)
+        before, earlier = await state.dump(redis, "asynq:*s"), before
+        assert before.keys() == {"asynq:servers", "asynq:workers"}
+        assert before != earlier
+        assert len(await state.dump(redis, "asynq:servers:*")) == 1
+        assert len(await state.dump(redis, "asynq:workers:*")) == 1
+        await fill(redis)
+        clock.advance(5)

@@ -97,9 +97,12 @@ class World:
 
     async def recover(self, outcome: Outcome) -> None:
         """Two recoverers see the same; one of them acts."""
-        expired = await self.brokers[0].lease_expired(["default"], self.clock.now())
         now = self.clock.now()
-        reports = [Settlement(lease.message, lease.score, outcome, now) for lease in expired]
+        expired = await self.brokers[0].silent_leases(["default"], now, now)
+        reports = [
+            Settlement(orphan.message, orphan.lease.score, outcome, now)
+            for orphan in await self.brokers[0].orphans(expired)
+        ]
         for broker in self.brokers:
             await broker.settle(reports)
 

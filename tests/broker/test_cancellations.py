@@ -14,7 +14,8 @@ from tests import redis_state as state
 from tests.broker.conftest import Deployment
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
-from tests.redis_process import HOST, free_port, start_redis
+from tests.redis_process import HOST, RedisProcess, free_port, start_redis
+from tests.redis_proxy import RedisProxy
 
 
 @pytest.fixture
@@ -156,3 +157,20 @@ async def test_closing_gives_the_connection_up_and_may_be_repeated(
 
 async def test_a_subscription_that_was_never_opened_can_be_closed(broker: Broker) -> None:
     await broker.cancellations().close()
+
+
+async def test_while_redis_is_known_to_be_away_no_subscription_is_tried(
+    redis_server: RedisProcess, redis_url: str
+) -> None:
+    async with RedisProxy(redis_server.port) as proxy:
+        proxy.refuses = True
+        broker = Broker(proxy.url)
+        subscription = broker.cancellations()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailableError):
+                await subscription.open()
+        assert proxy.connections <= 5
+        proxy.refuses = False
+        await subscription.open()
+        await subscription.close()
+        await broker.close()

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import AuthenticationError, RedisError
 
+from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import Connection
 from tests.broker.conftest import Deployment
 from tests.eventually import eventually
@@ -302,3 +303,41 @@ async def test_errors_do_not_show_the_password(
 def test_what_is_no_redis_is_refused(source: Any, error: type[Exception], complaint: str) -> None:
     with pytest.raises(error, match=complaint):
         Connection.open(source)
+
+
+async def test_connections_to_the_same_redis_share_a_circuit_breaker(redis_url: str) -> None:
+    one, other = Connection.open(redis_url), Connection.open("redis://elsewhere:6379/0")
+    sibling = one.sibling()
+    assert one.breaker is sibling.breaker
+    assert one.breaker is not other.breaker
+
+
+async def test_idle_connections_are_forgotten_in_every_shape(deployment: Deployment) -> None:
+    broker = Broker(deployment.url)
+    await broker.ping()
+    before = _connection_ids(deployment)
+    await broker._connection.forget_idle()
+    await broker.ping()
+    if not broker._connection.is_cluster:
+        assert before - _connection_ids(deployment)
+    await broker.close()
+
+
+def _connection_ids(deployment: Deployment) -> set[str]:
+    (clients,) = deployment.ask_all("CLIENT LIST", "TYPE", "normal")[:1]
+    return {client["id"] for client in clients if client["cmd"] == "ping"}
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 2.0), (60, 2.0), (1, 1)])
+async def test_sibling_may_be_less_patient_but_never_more(
+    own: float | None, expected: float
+) -> None:
+    async with Redis(socket_timeout=own, socket_connect_timeout=own) as client:
+        sibling = Connection.open(client).sibling(timeout=2.0)
+        assert isinstance(sibling.client, Redis)
+        options = sibling.client.connection_pool.connection_kwargs
+        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (
+            expected,
+            expected,
+        )
+        await sibling.close()

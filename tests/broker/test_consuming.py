@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
 from itertools import islice
 
 import pytest
@@ -13,6 +14,13 @@ from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import LEASE_SECONDS, STAMPS, Done, Settlement
 from tests import redis_state as state
 from tests.fake_clock import FakeClock
+
+
+@pytest.fixture
+async def broker(redis_url: str, clock: FakeClock) -> AsyncIterator[Broker]:
+    broker = Broker(redis_url, clock, owner="host1:1234:abc")
+    yield broker
+    await broker.close()
 
 
 async def take(broker: Broker, limit: int = 10, queue: str = "default") -> Turn:
@@ -38,7 +46,11 @@ async def test_a_dequeued_task_is_active_under_a_lease_and_not_pending_any_more(
         "asynq:queues": {b"default"},
         "asynq:{default}:active": [b"t1"],
         "asynq:{default}:lease": {b"t1": lease.expires_at + lease.stamp / STAMPS},
-        "asynq:{default}:t:t1": {b"msg": task.SerializeToString(), b"state": b"active"},
+        "asynq:{default}:t:t1": {
+            b"msg": task.SerializeToString(),
+            b"state": b"active",
+            b"owner": b"host1:1234:abc",
+        },
     }
 
 
@@ -47,7 +59,7 @@ async def test_other_fields_of_a_task_stay(broker: Broker, redis: Redis) -> None
     await state.ask(redis, "HSET", state.task_key("default", "t1"), "extra", "kept")
     await take(broker)
     fields = await state.task_hash(redis, "t1")
-    assert fields.keys() == {"msg", "state", "unique_key", "extra"}
+    assert fields.keys() == {"msg", "state", "owner", "unique_key", "extra"}
 
 
 async def test_the_oldest_task_comes_first_and_the_backlog_is_told(
@@ -181,7 +193,7 @@ async def test_a_message_that_cannot_be_read_is_set_aside(
     await seed_between_healthy_tasks(redis, "bad")
     key = state.task_key("default", "bad")
     await state.ask(redis, "HSET", key, "msg", data, "state", "pending", "extra", "kept")
-    kept = {b"msg": data, b"state": b"active", b"extra": b"kept"}
+    kept = {b"msg": data, b"state": b"active", b"extra": b"kept", b"owner": b"host1:1234:abc"}
     await assert_set_aside_beside_healthy_tasks(broker, redis, b"bad", kept)
 
 
@@ -194,7 +206,7 @@ async def test_a_hash_of_the_wrong_type_is_set_aside(broker: Broker, redis: Redi
 async def test_an_id_that_is_no_text_is_set_aside(broker: Broker, redis: Redis) -> None:
     await seed_between_healthy_tasks(redis, b"\xff\xfe")
     await state.ask(redis, "HSET", b"asynq:{default}:t:\xff\xfe", "msg", "noise")
-    kept = {b"msg": b"noise", b"state": b"active"}
+    kept = {b"msg": b"noise", b"state": b"active", b"owner": b"host1:1234:abc"}
     await assert_set_aside_beside_healthy_tasks(broker, redis, b"\xff\xfe", kept)
 
 
@@ -240,36 +252,72 @@ async def test_tasks_are_handed_out_even_when_nothing_can_be_set_aside(
     assert "WRONGTYPE" in caplog.text
 
 
-# Expired leases.
+# Silent leases.
 
 
-async def test_expired_leases_are_listed_with_the_exact_score_longest_ago_first(
+async def orphans(broker: Broker, *queues: str) -> list[str]:
+    """The ids of all tasks under a lease that have a readable message."""
+    silent = await broker.silent_leases(queues or ["default"], 1_900_000_000, 1_900_000_000)
+    return [orphan.message.id for orphan in await broker.orphans(silent)]
+
+
+async def test_silent_leases_are_listed_with_the_exact_score_longest_ago_first(
     broker: Broker, clock: FakeClock, redis: Redis
 ) -> None:
     now = int(clock.now())
-    await state.seed_active(redis, state.message("go"), lease=now - 50)
-    await state.seed_active(redis, state.message("ours"), lease=f"{now - 40}.25")
-    await state.seed_active(redis, state.message("at the cutoff"), lease=now - 30)
-    await state.seed_active(redis, state.message("later"), lease=now - 29)
+    scores = {
+        "go": str(now - 50),
+        "ours": f"{now - 40}.25",
+        "at the cutoff of go": str(now - 30),
+        "later": str(now - 29),
+        "ours to go on": f"{now + 20}.5",
+        "fresh": f"{now + 21}.5",
+    }
+    for task_id, score in scores.items():
+        await state.seed_active(redis, state.message(task_id), lease=score)
     before = await state.dump(redis)
-    expired = await broker.lease_expired(["default", "empty"], now - 30)
-    assert [(lease.message.id, lease.score) for lease in expired] == [
-        ("go", str(now - 50)),
-        ("ours", f"{now - 40}.25"),
-        ("at the cutoff", str(now - 30)),
+    silent = await broker.silent_leases(["default", "empty"], now + 20.9, now - 29.1)
+    assert [(lease.id.decode(), lease.score) for lease in silent] == [
+        (name, scores[name]) for name in ("go", "ours", "at the cutoff of go")
     ]
+    silent = await broker.silent_leases(["default"], now + 21, now - 30)
+    assert [lease.id for lease in silent][-1] == b"ours to go on"
     assert await state.dump(redis) == before
 
 
-async def test_a_crashed_dequeue_comes_to_light_when_its_lease_expires(
+async def test_silent_lease_tells_its_owner_and_how_many_workers_have_died_with_it(
+    broker: Broker, redis: Redis
+) -> None:
+    fields = {"new": (), "old": ("owner", "host:1:a", "crashes", 2), "odd": ("crashes", "many")}
+    for task_id, words in fields.items():
+        await state.seed_active(redis, state.message(task_id), lease="1700000000.5")
+        if words:
+            await state.ask(redis, "HSET", state.task_key("default", task_id), *words)
+    silent = await broker.silent_leases(["default"], 1_800_000_000, 0)
+    told = {lease.id.decode(): (lease.owner, lease.crashes) for lease in silent}
+    assert told == {"new": ("", 0), "old": ("host:1:a", 2), "odd": ("", 0)}
+
+
+async def test_owner_that_a_go_worker_left_as_it_was_does_not_count(
+    broker: Broker, redis: Redis
+) -> None:
+    await state.seed_active(redis, state.message(), lease=1_700_000_000)
+    await state.ask(redis, "HSET", state.task_key("default", "t1"), "owner", "host:1:a")
+    (lease,) = await broker.silent_leases(["default"], 1_800_000_000, 1_800_000_000)
+    assert (lease.is_go, lease.owner) == (True, "")
+
+
+async def test_a_crashed_dequeue_comes_to_light_when_nobody_extends_its_lease(
     broker: Broker, clock: FakeClock, redis: Redis
 ) -> None:
     await state.seed_pending(redis, state.message("t1"))
     await take(broker)
-    assert await broker.lease_expired(["default"], clock.now()) == []
-    clock.advance(LEASE_SECONDS + 1)
-    (lease,) = await broker.lease_expired(["default"], clock.now())
-    done = Settlement(lease.message, lease.score, Done(), clock.now())
+    now = clock.now()
+    assert await broker.silent_leases(["default"], now + LEASE_SECONDS - 1, now) == []
+    (lease,) = await broker.silent_leases(["default"], now + LEASE_SECONDS + 1, now)
+    assert lease.owner == "host1:1234:abc"
+    (orphan,) = await broker.orphans([lease])
+    done = Settlement(orphan.message, lease.score, Done(), clock.now())
     assert await broker.settle([done]) == [True]
 
 
@@ -288,8 +336,7 @@ async def test_one_bad_record_does_not_stop_recovery_and_is_set_aside(
         await state.ask(redis, "DEL", key)
     if damage == "wrong type":
         await state.ask(redis, "SET", key, "noise")
-    expired = await broker.lease_expired(["default", "low"], 1_800_000_000)
-    assert [lease.message.id for lease in expired] == ["good", "other"]
+    assert await orphans(broker, "default", "low") == ["good", "other"]
     assert await state.invariants(redis) == []
     assert await state.scores(redis, "lease") == {"good": 1_700_000_000}
     quarantine = await state.ask(redis, "ZRANGE", "asynqpy:{default}:quarantine", 0, -1)
@@ -301,6 +348,5 @@ async def test_a_lease_set_of_the_wrong_type_does_not_stop_other_queues(
 ) -> None:
     await state.ask(redis, "SET", state.key("default", "lease"), "noise")
     await state.seed_active(redis, state.message("other", queue="low"), lease=1_700_000_000)
-    expired = await broker.lease_expired(["default", "low"], 1_800_000_000)
-    assert [lease.message.id for lease in expired] == ["other"]
+    assert await orphans(broker, "default", "low") == ["other"]
     assert not await state.ask(redis, "EXISTS", state.key("default", "lease"))

@@ -24,6 +24,8 @@ OF_A_QUEUE = {
     "asynq:{low}:failed:2026-05-14": keys.failed_on("low", "2026-05-14"),
     "asynq:{low}:unique:": keys.unique_prefix("low"),
     "asynq:{low}:unique:t:": keys.unique("low", "t", None),
+    "asynq:{low}:aggregation_sets": keys.aggregation_sets("low"),
+    "asynqpy:{low}:reconciler": keys.reconciler("low"),
     "asynqpy:{low}:quarantine": keys.quarantine("low"),
     "asynqpy:{low}:quarantine:": keys.quarantine_prefix("low"),
 }
@@ -33,8 +35,8 @@ GLOBAL = {
     "asynq:servers": keys.SERVERS,
     "asynq:workers": keys.WORKERS,
     "asynq:cancel": keys.CANCEL_CHANNEL,
-    "asynq:servers:{host1:1234:abc}": keys.server("host1", 1234, "abc"),
-    "asynq:workers:{host1:1234:abc}": keys.workers("host1", 1234, "abc"),
+    "asynq:servers:{host1:1234:abc}": keys.server("host1:1234:abc"),
+    "asynq:workers:{host1:1234:abc}": keys.workers("host1:1234:abc"),
 }
 
 PAYLOAD = b'{"user_id":42}'
@@ -65,5 +67,18 @@ def test_all_keys_of_a_queue_share_the_slot_that_go_computes(queue: str, slot: i
 
 
 def test_the_two_keys_of_a_server_share_a_slot() -> None:
-    pair = keys.server("h", 1, "s"), keys.workers("h", 1, "s")
+    pair = keys.server("h:1:s"), keys.workers("h:1:s")
     assert len({key_slot(name.encode()) for name in pair}) == 1
+
+
+def test_pattern_takes_the_name_of_a_queue_as_it_is() -> None:
+    assert keys.pattern("t:") == b"asynq:{*}:t:*"
+    assert keys.pattern("", "a*[b]?") == rb"asynq:{a\*\[b\]\?}:*"
+
+
+def test_key_is_taken_apart() -> None:
+    assert keys.parse(b"asynq:{low}:t:a:b") == ("low", "t", b"a:b")
+    assert keys.parse(b"asynq:{low}:pending") == ("low", "pending", b"")
+    assert keys.parse(b"asynq:{low}:g:x}:y") == ("low", "g", b"x}:y")
+    for other in (b"asynq:queues", b"asynq:{}:t:x", b"asynq:{low", b"asynq:{\xff}:pending", b"t"):
+        assert keys.parse(other) is None

@@ -309,3 +309,39 @@ async def test_what_cannot_be_encoded_is_refused_before_anything_is_sent(
     with pytest.raises(ValueError):
         await broker.enqueue([new_task("a"), new_task("b", max_retry=2**31)])
     assert await state.dump(redis) == {}
+
+
+async def test_a_delayed_task_joins_its_group_when_it_is_due(
+    broker: Broker, clock: FakeClock, redis: Redis
+) -> None:
+    """In Go it has forgotten its group by then, and runs by itself (B24)."""
+    due = int(clock.now()) + 10
+    task = new_task("a", state=TaskState.SCHEDULED, score=due, group_key="g1")
+    assert await broker.enqueue([task]) == [None]
+    assert await state.invariants(redis) == []
+    clock.advance(10)
+    await broker.forward(["default"])
+    assert await state.scores(redis, "g:g1") == {"a": due}
+    assert await state.ask(redis, "SMEMBERS", state.key("default", "groups")) == {b"g1"}
+    assert await state.states(redis, "a") == ["aggregating"]
+    assert await state.invariants(redis) == []
+
+
+async def test_a_lock_whose_holder_knows_nothing_of_it_is_taken_over(
+    broker: Broker, redis: Redis
+) -> None:
+    """Go sets it before it finds that the id is taken, and leaves it to its TTL (B19)."""
+    await state.seed_pending(redis, state.message("t1"))
+    await state.ask(redis, "SET", LOCK, "t1", "EX", 60)
+    assert await broker.enqueue([new_task("t2", lock=LOCK)]) == [None]
+    assert await state.ask(redis, "GET", LOCK) == b"t2"
+
+
+async def test_a_lock_that_only_the_message_of_its_holder_names_is_respected(
+    broker: Broker, redis: Redis
+) -> None:
+    """Go does not write the field for tasks of groups (B20)."""
+    await state.seed_pending(redis, state.message("t1", unique_key=LOCK))
+    await state.ask(redis, "HDEL", state.task_key("default", "t1"), "unique_key")
+    (answer,) = await broker.enqueue([new_task("t2", lock=LOCK)])
+    assert isinstance(answer, DuplicateTaskError)

@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from asynqpy.broker import asynq_pb2 as pb
 from asynqpy.broker.broker import Broker
-from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
+from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry, SilentLease
 from asynqpy.errors import BrokerError
 from tests import redis_state as state
 from tests.broker.factories import LOCK, STAMP, lease_score, settlement
@@ -34,6 +34,11 @@ async def settle(
 ) -> bool | BrokerError:
     (answer,) = await broker.settle([settlement(task, outcome, clock.now(), **fence)])
     return answer
+
+
+async def silent_leases(broker: Broker, clock: FakeClock) -> list[SilentLease]:
+    """All leases there are."""
+    return await broker.silent_leases(["default"], clock.now() + 60, clock.now() + 60)
 
 
 def today(clock: FakeClock, name: str) -> str:
@@ -191,8 +196,8 @@ async def test_the_exact_score_settles_for_a_dead_holder(
 ) -> None:
     for task, stamp in ((state.message("of Go"), 0), (state.message("of ours"), STAMP)):
         await seed(redis, clock, task, stamp=stamp)
-    for lease in await broker.lease_expired(["default"], clock.now() + 60):
-        task = state.message(lease.message.id)
+    for lease in await silent_leases(broker, clock):
+        task = state.message(lease.id.decode())
         assert await settle(broker, clock, task, outcome, fence=lease.score) is True
     assert await state.listed(redis, "active") == []
     assert await state.invariants(redis) == []
@@ -206,7 +211,7 @@ async def test_an_exact_score_is_worth_nothing_once_the_lease_was_extended(
     """Go's recoverer does not look again, and takes the task from a healthy worker (B5)."""
     task = state.message()
     await seed(redis, clock, task, stamp=stamp)
-    (lease,) = await broker.lease_expired(["default"], clock.now() + 60)
+    (lease,) = await silent_leases(broker, clock)
     clock.advance(5)
     await state.ask(redis, "ZADD", state.key("default", "lease"), lease_score(clock, stamp), "t1")
     before = await state.dump(redis)
@@ -411,3 +416,54 @@ async def test_a_batch_counts_each_settled_task_and_no_lost_one(
     assert await broker.settle(reports) == [True, True, True, True, False]
     assert await state.counter(redis, "processed") == 4
     assert await state.counter(redis, "failed") == 2
+
+
+# Crashes and owners.
+
+
+@each_outcome
+async def test_owner_is_no_longer_told_once_the_task_is_settled(
+    broker: Broker, clock: FakeClock, redis: Redis, outcome: Outcome
+) -> None:
+    task = state.message()
+    await seed(redis, clock, task)
+    await state.ask(redis, "HSET", state.task_key("default", "t1"), "owner", "host:1:a")
+    assert await settle(broker, clock, task, outcome) is True
+    assert "owner" not in await state.task_hash(redis, "t1")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "left"),
+    [
+        (Requeue(), b"1"),
+        (Requeue(crashes=2), b"2"),
+        (Retry(RETRY_AT, "crashed", counted=False, crashes=2), b"2"),
+        (Retry(RETRY_AT, "no luck"), None),
+        (Retry(RETRY_AT, "no luck", counted=False), None),
+        (Complete(), None),
+        (Archive("no luck"), None),
+    ],
+    ids=repr,
+)
+async def test_crashes_are_counted_until_an_attempt_ends(
+    broker: Broker, clock: FakeClock, redis: Redis, outcome: Outcome, left: bytes | None
+) -> None:
+    task = state.message()
+    await seed(redis, clock, task)
+    await state.ask(redis, "HSET", state.task_key("default", "t1"), "crashes", 1)
+    for _ in range(2):  # as after a lost answer
+        assert await settle(broker, clock, task, outcome) is True
+    assert (await state.task_hash(redis, "t1")).get("crashes") == left
+
+
+async def test_of_two_who_put_a_dead_holders_task_back_the_second_has_not(
+    broker: Broker, clock: FakeClock, redis: Redis
+) -> None:
+    task = state.message()
+    await seed(redis, clock, task)
+    (lease,) = await silent_leases(broker, clock)
+    answers = [
+        await settle(broker, clock, task, Requeue(crashes=1), fence=lease.score) for _ in range(2)
+    ]
+    assert answers == [True, False]
+    assert await state.listed(redis, "pending") == ["t1"]

@@ -97,7 +97,7 @@ class GoProgram:
 
     async def act(self, action: str, *, id: str = "", queue: str = "default") -> None:
         """Tells Go's Inspector to ``run``, ``archive``, ``delete`` or ``cancel`` a task, or to
-        ``pause`` or ``unpause`` a queue.
+        ``pause``, ``unpause`` or ``delete-all`` (what is pending) a queue.
         """
         await self._inspect(action, object, queue=queue, id=id)
 

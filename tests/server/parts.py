@@ -22,6 +22,7 @@ from asynqpy.server.healthchecker import HealthChecker
 from asynqpy.server.heartbeater import Heartbeater
 from asynqpy.server.janitor import Janitor
 from asynqpy.server.loopwatch import LoopWatch
+from asynqpy.server.memory_check import MemoryCheck
 from asynqpy.server.processor import Processor
 from asynqpy.server.recoverer import Recoverer
 from asynqpy.server.runs import Runs
@@ -113,14 +114,18 @@ def a_recoverer(
     broker: Broker,
     *,
     error_handler: ErrorHandler | None = None,
-    policy: FailurePolicy = POLICY,
+    owner: str = "this:1:server",
+    claims: Callable[[str, bytes], bool] = lambda queue, task_id: True,
+    retry_due: Callable[[float], None] = lambda due: None,
 ) -> Recoverer:
     return Recoverer(
         broker=broker,
         clock=broker.clock,
         queues=["default"],
-        policy=policy,
         report=ErrorReport(error_handler),
+        owner=owner,
+        claims=claims,
+        retry_due=retry_due,
     )
 
 
@@ -138,5 +143,6 @@ EVERY_SERVICE: Mapping[str, Callable[[Broker], Service]] = {
     "heartbeater": lambda b: a_heartbeater(b, b.clock, Runs()),
     "canceler": lambda b: Canceler(broker=b, runs=Runs()),
     "healthchecker": lambda b: HealthChecker(broker=b, health_check=lambda _: None, interval=15.0),
+    "memorycheck": lambda b: MemoryCheck(broker=b),
     "loopwatch": _loop_watch,
 }

@@ -137,7 +137,7 @@ def test_lease_is_held_until_it_is_let_go_even_when_its_run_is_removed() -> None
 
 
 def a_grant(queue: str) -> Grant:
-    return Grant(queue, 1, NOW + 30, NOW + 30)
+    return Grant(queue, 1, "host:1:a", int(NOW) + 30, int(NOW) + 30, int(NOW) + 30)
 
 
 def test_what_dequeues_under_way_give_out_is_granted_until_they_are_answered() -> None:

@@ -184,6 +184,7 @@ async def test_server_started_without_redis_keeps_trying_and_works_once_it_is_th
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("asynqpy.server.service._FIRST_BACK_OFF", 0.02)
+    caplog.set_level(logging.INFO, "asynqpy.server")
     port, handled = free_port(), []
 
     async def handler(task: ActiveTask) -> None:

@@ -10,7 +10,6 @@ import pytest
 import redis as sync_redis
 from redis.asyncio import Redis
 
-from asynqpy.server.recoverer import Recoverer
 from asynqpy.server.server import Server
 from asynqpy.task import ActiveTask
 from tests.eventually import eventually
@@ -153,9 +152,16 @@ async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop
     redis_url: str, redis: Redis, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asynqpy.broker.broker.LEASE_SECONDS", 3)
-    monkeypatch.setattr("asynqpy.server.recoverer._GRACE", 0)
-    defaults = Recoverer.__init__.__kwdefaults__ or {}
-    monkeypatch.setitem(defaults, "interval", 0.1)
+    for name, seconds in {
+        "watch.LEASE_SECONDS": 3,
+        "watch.SILENT_AFTER": 3,
+        "watch._LAPSED_AFTER": 0,
+        "watch._GONE_AFTER": 3,
+        "watch._PATIENCE": 0,
+        "recoverer._INTERVAL": 0.1,
+        "recoverer._WATCHING": 0.1,
+    }.items():
+        monkeypatch.setattr(f"asynqpy.server.{name}", seconds)
     told: list[object] = []
     options: dict[str, Any] = {
         **QUICK,

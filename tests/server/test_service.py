@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from asynqpy.errors import BrokerUnavailableError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.server import service as service_module
 from asynqpy.server.service import Service
 from tests.eventually import eventually
@@ -349,15 +349,30 @@ async def test_failing_tick_is_logged_and_tried_again(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.usefixtures("quick_back_off")
-async def test_redis_away_is_a_warning_without_a_traceback(
+async def test_refusal_of_redis_is_a_warning_without_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    service = Probe(lambda: fails(BrokerUnavailableError("away")))
+    service = Probe(lambda: fails(BrokerError("no")))
     service.start()
     await eventually(lambda: service.ticks == 2)
     await service.stop()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.usefixtures("quick_back_off")
+async def test_redis_away_is_left_to_the_circuit_breaker_to_tell(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, "asynqpy.server")
+    service = Probe(lambda: fails(BrokerUnavailableError("away")))
+    service.start()
+    await eventually(lambda: service.ticks == 2)
+    await service.stop()
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert {level for level, _ in told} == {"DEBUG"}
+    assert "probe failed" in told[0][1]
+    assert told[1][1] == "probe works again"
 
 
 @pytest.mark.usefixtures("quick_back_off")
@@ -387,6 +402,8 @@ async def test_success_makes_the_next_failure_a_first_one(
 async def test_failure_of_a_tick_that_held_for_long_is_a_first_one(
     caplog: pytest.LogCaptureFixture, quick_back_off: Stopwatch
 ) -> None:
+    caplog.set_level(logging.DEBUG, "asynqpy.server")
+
     def holds() -> None:
         quick_back_off.seconds += 0.005
         fails(BrokerUnavailableError("the connection broke"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 
 import pytest
@@ -102,22 +104,45 @@ def test_everything_is_taken_when_the_server_stops_due_or_not(settler: Settler) 
     assert len(settler) == 0
 
 
-@pytest.mark.parametrize("is_broken", [False, True])
-def test_outcome_is_offered_until_the_lease_ends_and_then_given_up(
-    settler: Settler, clock: FakeClock, caplog: pytest.LogCaptureFixture, is_broken: bool
+def test_refused_outcome_is_offered_until_the_lease_ends_and_then_given_up(
+    settler: Settler, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     add(settler, "a")
     offers = 0
     while taken := settler.take():
         offers += 1
-        if is_broken:
-            settler.unanswered(taken, BROKEN)
-        else:
-            settler.answered(taken, [REFUSED])
+        settler.answered(taken, [REFUSED])
         clock.advance(1)
     assert offers == 31
     assert len(settler) == 0
-    assert "gave up on writing Done of task a: its lease has ended" in caplog.text
+    assert "gave up: could not write Done of task a, and its lease has ended" in caplog.text
+
+
+@pytest.mark.parametrize("error", [BROKEN, asyncio.CancelledError()], ids=["broken", "cancelled"])
+def test_unanswered_outcome_is_offered_for_as_long_as_redis_is_away(
+    settler: Settler,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+    error: BaseException,
+) -> None:
+    add(settler, "a")
+    for _ in range(600):
+        settler.unanswered(settler.take(), error)
+        clock.advance(1)
+    assert ids_taken(settler) == ["a"]
+    assert [r for r in caplog.records if r.levelno > logging.DEBUG] == []
+
+
+def test_outcome_that_fails_by_a_fault_of_ours_is_given_up_when_the_lease_ends(
+    settler: Settler, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    add(settler, "a")
+    settler.unanswered(settler.take(), ValueError("unwritable"))
+    clock.advance(30)
+    settler.unanswered(settler.take(), ValueError("unwritable"))
+    assert len(settler) == 0
+    assert "gave up" in caplog.text
+    assert "unwritable" in caplog.text
 
 
 def test_loss_after_a_refusal_is_a_loss(settler: Settler) -> None:

@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
-from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Retry
-from asynqpy.errors import DeadlineExceededError, PayloadError, RevokeTask, SkipRetry
+from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
+from asynqpy.errors import (
+    DeadlineExceededError,
+    PayloadError,
+    RevokeTask,
+    SkipRetry,
+    WorkerCrashedError,
+)
 from asynqpy.server.verdict import (
     FailurePolicy,
+    after_crash,
     after_failure,
     after_success,
     decides,
@@ -229,3 +236,45 @@ def test_error_that_cannot_be_shown_comes_to_a_verdict() -> None:
 )
 def test_some_errors_decide_what_becomes_of_the_task(error: Exception, expected: bool) -> None:
     assert decides(error) is expected
+
+
+@pytest.mark.parametrize(("left", "outcome"), [(11, Retry), (10, Archive), (-5, Archive)])
+def test_task_that_has_no_time_for_another_attempt_is_archived(
+    left: int, outcome: type[Outcome]
+) -> None:
+    """Go goes on until all attempts are used up, each failing at once."""
+    assert type(verdict(OSError(), deadline=int(NOW) + left)) is outcome
+
+
+def test_first_crash_puts_the_task_back_at_once() -> None:
+    assert after_crash(0, WorkerCrashedError("gone"), NOW, is_alone=True) == Requeue(crashes=1)
+
+
+def test_second_crash_puts_the_task_back_a_little_later_and_counts_nothing() -> None:
+    outcomes = [after_crash(1, WorkerCrashedError("gone"), NOW, is_alone=True) for _ in range(50)]
+    assert all(isinstance(outcome, Retry) for outcome in outcomes)
+    retries = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+    assert {(retry.error, retry.counted, retry.crashes) for retry in retries} == {
+        ("gone", False, 2)
+    }
+    assert all(NOW + 1 <= retry.at <= NOW + 30 for retry in retries)
+    assert len({int(retry.at) for retry in retries}) > 5
+
+
+@pytest.mark.parametrize("crashes", [2, 7])
+def test_third_crash_archives_the_task_that_is_alone_and_the_eighth_any(crashes: int) -> None:
+    assert after_crash(crashes, WorkerCrashedError("gone"), NOW, is_alone=crashes == 2) == Archive(
+        f"poison pill: {crashes + 1} workers died while they ran it; gone"
+    )
+
+
+@pytest.mark.parametrize(("crashes", "longest"), [(2, 60), (3, 120), (6, 960)])
+def test_tasks_that_saw_three_workers_die_together_part_company_once_more(
+    crashes: int, longest: int
+) -> None:
+    error = WorkerCrashedError("gone")
+    outcomes = [after_crash(crashes, error, NOW, is_alone=False) for _ in range(100)]
+    retries = [outcome for outcome in outcomes if isinstance(outcome, Retry)]
+    assert len(retries) == 100
+    assert {(retry.counted, retry.crashes) for retry in retries} == {(False, crashes + 1)}
+    assert longest / 2 < max(retry.at for retry in retries) - NOW <= longest

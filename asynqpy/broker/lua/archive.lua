@@ -53,6 +53,7 @@ for i = 7, #ARGV, 3 do
     redis.call('ZREM', lease, id)
     redis.call('ZADD', archived, now, id)
     redis.call('HSET', key, 'msg', message, 'state', 'archived')
+    redis.call('HDEL', key, 'owner', 'crashes')
     settled = settled + 1
     answers[#answers + 1] = 1
   else

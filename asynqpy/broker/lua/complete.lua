@@ -39,6 +39,7 @@ for i = 3, #ARGV, 5 do
     redis.call('ZREM', lease, id)
     redis.call('ZADD', completed, score, id)
     redis.call('HSET', key, 'msg', message, 'state', 'completed')
+    redis.call('HDEL', key, 'owner', 'crashes')
     if lock ~= '' and redis.pcall('GET', lock) == id then
       redis.call('DEL', lock)
     end

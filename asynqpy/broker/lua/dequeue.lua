@@ -1,11 +1,12 @@
 -- Hand pending tasks of one queue to a server, oldest first, each under a lease. A paused queue gives none.
 -- KEYS[1] asynq:{q}:pending  [2] asynq:{q}:paused  [3] asynq:{q}:active  [4] asynq:{q}:lease
 -- ARGV[1] task key prefix  [2] most tasks to give (0 only asks for the backlog)  [3] lease score: expiry in unix s + stamp
+-- ARGV[4] owner: whose presence says that the leases are held
 -- Returns {backlog left, {id, message, id, message, …}, {ids that were pending and running at once, now only running}}
 -- A task whose message is gone is handed out with an empty message, under a lease like any other, for the caller to set
 -- aside: should the caller die first, the expired lease brings the id back to light.
 local pending, paused, active, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix, limit, score = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local prefix, limit, score, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
 if redis.call('EXISTS', paused) == 1 then
   return {0, {}, {}}
@@ -47,7 +48,7 @@ if #taken > 0 then
   redis.call('ZADD', lease, unpack(leases))
 end
 for _, key in ipairs(readable) do
-  redis.call('HSET', key, 'state', 'active')
+  redis.call('HSET', key, 'state', 'active', 'owner', owner)
   redis.call('HDEL', key, 'pending_since')
 end
 return {backlog - count, tasks, repeated}

@@ -4,7 +4,7 @@
 -- ARGV[1] task key prefix
 -- ARGV[2] state: pending, scheduled or aggregating
 -- ARGV[3] now, unix ns as 19 digits (a number computed here would lose digits)
--- ARGV[4] group name, or ''
+-- ARGV[4] group name, or ''; a scheduled task joins it when it is due
 -- then 6 per task: id, message, token, lock key or '', lock ttl in s, score in unix s (unused for pending)
 -- The token tells a repeated call from a conflict: it is stored with the task. '' means the id was made for this call,
 -- so whatever is stored under it is the earlier run of this very call.
@@ -22,13 +22,15 @@ local function is_own_earlier_run(key, token)
   return not taken[key] and (token == '' or redis.pcall('HGET', key, 'enqueue_token') == token)
 end
 
--- A lock whose task is gone was leaked (Go leaks some), one of the wrong type is none: both are taken over.
+-- A lock was leaked (Go leaks some) where its task is gone, or knows nothing of it: the message of a task that took a
+-- lock names it. Such a lock is taken over, as is one of the wrong type, which is none.
 local function is_locked(lock)
   local holder = held[lock] or redis.pcall('GET', lock)
   if type(holder) ~= 'string' then
     return false
   end
-  return taken[prefix .. holder] or redis.call('EXISTS', prefix .. holder) == 1
+  local message = redis.pcall('HGET', prefix .. holder, 'msg')
+  return taken[prefix .. holder] or (type(message) == 'string' and string.find(message, lock, 1, true) ~= nil)
 end
 
 local function verdict(id, token, lock)
@@ -71,8 +73,10 @@ for _, i in ipairs(accepted) do
     redis.call('HSET', key, 'msg', message, 'state', state)
   end
   if group ~= '' then
-    redis.call('SADD', groups, group)
     redis.call('HSET', key, 'group', group)
+    if state == 'aggregating' then
+      redis.call('SADD', groups, group)
+    end
   end
   if token ~= '' then
     redis.call('HSET', key, 'enqueue_token', token)

@@ -3,7 +3,7 @@
 -- KEYS[2] asynq:{q}:active  [3] asynqpy:{q}:quarantine
 -- ARGV[1] task key prefix  [2] quarantine key prefix  [3] now, unix s
 -- then 2 per task: id, fence (stamp or exact score, as in done.lua)
--- Returns the number of tasks set aside.
+-- Returns the ids of the tasks set aside.
 local listed, active, quarantine = KEYS[1], KEYS[2], KEYS[3]
 local prefix, quarantine_prefix, now = ARGV[1], ARGV[2], ARGV[3]
 
@@ -24,7 +24,7 @@ local function free_name(id)
 end
 
 redis.call('ZCARD', quarantine)
-local moved = 0
+local moved = {}
 for i = 4, #ARGV, 2 do
   local id, fence = ARGV[i], ARGV[i + 1]
   if matches(id, fence) then
@@ -35,7 +35,7 @@ for i = 4, #ARGV, 2 do
       redis.call('RENAME', prefix .. id, quarantine_prefix .. name)
     end
     redis.call('ZADD', quarantine, now, name)
-    moved = moved + 1
+    moved[#moved + 1] = id
   end
 end
 return moved

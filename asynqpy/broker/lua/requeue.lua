@@ -1,7 +1,7 @@
 -- Put active tasks back as the next to run, in the order they were taken; nothing is counted.
 -- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:pending
 -- ARGV[1] task key prefix  [2] now, unix ns as 19 digits
--- then 2 per task: id, fence
+-- then 3 per task: id, fence, how many workers died with it (or '' to leave that as it is)
 -- Returns per task: 1 pending (now, or by an earlier run of this call), 0 lost to another holder, or gone.
 local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
 local prefix, now_ns = ARGV[1], ARGV[2]
@@ -21,8 +21,8 @@ end
 redis.call('LLEN', pending)
 local answers = {}
 -- Last to first: what is pushed last at the tail runs first.
-for i = #ARGV - 1, 3, -2 do
-  local id, fence = ARGV[i], ARGV[i + 1]
+for i = #ARGV - 2, 3, -3 do
+  local id, fence, crashes = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = prefix .. id
   local answer = 0
   if holds(id, fence) and is_writable(key) then
@@ -32,11 +32,16 @@ for i = #ARGV - 1, 3, -2 do
     if redis.call('EXISTS', key) == 1 then
       redis.call('RPUSH', pending, id)
       redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
+      redis.call('HDEL', key, 'owner')
+      if crashes ~= '' then
+        redis.call('HSET', key, 'crashes', crashes)
+      end
       answer = 1
     end
-  elseif redis.pcall('HGET', key, 'state') == 'pending' then
+  elseif redis.pcall('HGET', key, 'state') == 'pending' and tonumber(fence) < 2097152 then
+    -- Of two recoverers (who hold no stamp) only the first has put it back.
     answer = 1
   end
-  answers[(i - 1) / 2] = answer
+  answers[i / 3] = answer
 end
 return answers

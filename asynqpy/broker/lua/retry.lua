@@ -2,7 +2,8 @@
 -- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:retry
 -- KEYS[4] asynq:{q}:processed:<day>  [5] asynq:{q}:processed  [6] asynq:{q}:failed:<day>  [7] asynq:{q}:failed
 -- ARGV[1] task key prefix  [2] when the day's counters expire, unix s
--- then 5 per task: id, fence, message, time of the next attempt in unix s, 1 if the failure is counted else 0
+-- then 6 per task: id, fence, message, time of the next attempt in unix s, 1 if the failure is counted else 0,
+-- how many workers died with it (or '': the attempt has ended)
 -- Returns per task: 1 settled (now, or by an earlier run of this call), 0 lost to another holder.
 local active, lease, retry = KEYS[1], KEYS[2], KEYS[3]
 local prefix, day_expires = ARGV[1], ARGV[2]
@@ -31,7 +32,7 @@ end
 
 redis.call('ZCARD', retry)
 local answers, counted = {}, 0
-for i = 3, #ARGV, 5 do
+for i = 3, #ARGV, 6 do
   local id, fence, message, score = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local key = prefix .. id
   if holds(id, fence) and is_writable(key) then
@@ -39,6 +40,10 @@ for i = 3, #ARGV, 5 do
     redis.call('ZREM', lease, id)
     redis.call('ZADD', retry, score, id)
     redis.call('HSET', key, 'msg', message, 'state', 'retry')
+    redis.call('HDEL', key, 'owner', 'crashes')
+    if ARGV[i + 5] ~= '' then
+      redis.call('HSET', key, 'crashes', ARGV[i + 5])
+    end
     counted = counted + tonumber(ARGV[i + 4])
     answers[#answers + 1] = 1
   else

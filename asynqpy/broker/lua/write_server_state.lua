@@ -6,8 +6,9 @@
 local server, workers = KEYS[1], KEYS[2]
 local ttl = ARGV[1]
 
-redis.call('SETEX', server, ttl, ARGV[2])
+-- First the one that a full Redis accepts; it lets the rest through, so presence holds.
 redis.call('DEL', workers)
+redis.call('SETEX', server, ttl, ARGV[2])
 for i = 3, #ARGV, 2 do
   redis.call('HSET', workers, ARGV[i], ARGV[i + 1])
 end

@@ -51,6 +51,7 @@ func handlers() *asynq.ServeMux {
 	mux.HandleFunc("failonce:", failOnce)
 	mux.HandleFunc("skip:", skipRetry)
 	mux.HandleFunc("result:", echoResult)
+	mux.HandleFunc("result-later:", resultLater)
 	mux.HandleFunc("sleep:", sleep)
 	mux.HandleFunc("hang:", hang)
 	mux.HandleFunc("hang-in-go:", hang)
@@ -93,6 +94,12 @@ func skipRetry(context.Context, *asynq.Task) error {
 func echoResult(_ context.Context, task *asynq.Task) error {
 	_, err := task.ResultWriter().Write(task.Payload())
 	return err
+}
+
+// resultLater writes the payload as the task's result after a while.
+func resultLater(ctx context.Context, task *asynq.Task) error {
+	time.Sleep(300 * time.Millisecond)
+	return echoResult(ctx, task)
 }
 
 // sleep takes the payload as milliseconds.

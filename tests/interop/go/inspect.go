@@ -19,6 +19,10 @@ var questions = map[string]func(*asynq.Inspector, target) error{
 	"run":     func(i *asynq.Inspector, t target) error { return i.RunTask(t.queue, t.id) },
 	"archive": func(i *asynq.Inspector, t target) error { return i.ArchiveTask(t.queue, t.id) },
 	"delete":  func(i *asynq.Inspector, t target) error { return i.DeleteTask(t.queue, t.id) },
+	"delete-all": func(i *asynq.Inspector, t target) error {
+		_, err := i.DeleteAllPendingTasks(t.queue)
+		return err
+	},
 	"cancel":  func(i *asynq.Inspector, t target) error { return i.CancelProcessing(t.id) },
 	"pause":   func(i *asynq.Inspector, t target) error { return i.PauseQueue(t.queue) },
 	"unpause": func(i *asynq.Inspector, t target) error { return i.UnpauseQueue(t.queue) },

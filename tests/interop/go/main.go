@@ -4,6 +4,7 @@
 //	interop enqueue -type ok:x [-payload base64] [-queue q] ...
 //	interop work -queues default:1 -concurrency 10 ...
 //	interop inspect -do task -queue q -id id
+//	interop chaos config.json
 //
 // Answers are JSON on stdout, one object per line. What goes wrong is told on stderr, with status 1.
 package main
@@ -22,11 +23,12 @@ var commands = map[string]func(args []string) error{
 	"enqueue": enqueue,
 	"work":    work,
 	"inspect": inspect,
+	"chaos":   chaos,
 }
 
 func main() {
 	if len(os.Args) < 2 || commands[os.Args[1]] == nil {
-		fail(fmt.Errorf("usage: interop enqueue|work|inspect [flags]"))
+		fail(fmt.Errorf("usage: interop enqueue|work|inspect|chaos [flags]"))
 	}
 	if err := commands[os.Args[1]](os.Args[2:]); err != nil {
 		fail(err)

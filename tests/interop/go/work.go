@@ -75,11 +75,21 @@ func tellError(ctx context.Context, task *asynq.Task, err error) {
 }
 
 func waitForEnd() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := untilSignal()
 	defer stop()
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
 	<-ctx.Done()
+}
+
+func waitForSignal() {
+	ctx, stop := untilSignal()
+	defer stop()
+	<-ctx.Done()
+}
+
+func untilSignal() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 }

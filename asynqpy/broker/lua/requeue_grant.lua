@@ -1,0 +1,30 @@
+-- Put back, as the next to run, what a dequeue gave out whose answer was lost: nobody knows which tasks these are, but
+-- their leases carry its stamp and their hashes its owner. Nothing is counted.
+-- KEYS[1] asynq:{q}:active  [2] asynq:{q}:lease  [3] asynq:{q}:pending
+-- ARGV[1] task key prefix  [2] now, unix ns as 19 digits  [3] stamp
+-- ARGV[4] [5] first and last expiry that the leases may have, unix s  [6] owner
+-- Returns the number of tasks put back. Those without a message are left, with their lease, for the recoverer.
+local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
+local prefix, now_ns, owner = ARGV[1], ARGV[2], ARGV[6]
+local fraction = tonumber(ARGV[3]) / 2097152
+
+redis.call('LLEN', active)
+redis.call('LLEN', pending)
+local requeued = 0
+for expiry = tonumber(ARGV[4]), tonumber(ARGV[5]) do
+  -- Both parts are exact in a double, which 17 digits write exactly.
+  local score = string.format('%.17g', expiry + fraction)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, score, score)) do
+    local key = prefix .. id
+    local record = redis.pcall('HMGET', key, 'msg', 'owner')
+    if record[1] and record[2] == owner then
+      redis.call('LREM', active, 1, id)
+      redis.call('ZREM', lease, id)
+      redis.call('RPUSH', pending, id)
+      redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
+      redis.call('HDEL', key, 'owner')
+      requeued = requeued + 1
+    end
+  end
+end
+return requeued

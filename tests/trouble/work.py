@@ -1,0 +1,44 @@
+"""A handler that keeps a list, and a server on it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from asynqpy.client import Client
+from asynqpy.errors import BrokerUnavailableError
+from asynqpy.task import ActiveTask, Task
+
+WELCOME = Task("email:welcome")
+
+
+class Work:
+    """Handles everything, and remembers what."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def __call__(self, task: ActiveTask) -> None:
+        self.done.append(task.id)
+
+
+async def enqueue(url: str, *task_ids: str) -> None:
+    async with Client(url) as client:
+        for task_id in task_ids:
+            await insist(client, task_id)
+
+
+async def insist(client: Client, task_id: str, task: Task = WELCOME) -> None:
+    """Enqueue a task under that id, again after a connection to a Redis of yesterday has broken."""
+    while True:
+        with suppress(BrokerUnavailableError):
+            await client.enqueue(task, task_id=task_id)
+            return
+
+
+async def is_refused(client: Client) -> bool:
+    """Whether Redis is found to be away."""
+    try:
+        await client.enqueue(WELCOME, task_id="refused")
+    except BrokerUnavailableError:
+        return True
+    return False
