@@ -49,7 +49,7 @@ _RULES = {
     Problem.NO_LEASE: ("I3", "active task without a lease"),
     Problem.NOT_ACTIVE: ("I3", "leased task that is not active"),
     Problem.ORPHAN: ("I4", "task in no list"),
-    Problem.LEAKED_LOCK: ("I5", "unique lock of a task that is gone or completed"),
+    Problem.LEAKED_LOCK: ("I5", "unique lock of a task that is gone, completed, or not its"),
     Problem.UNINDEXED_GROUP: ("I6", "group with members that is not in the list of groups"),
     Problem.EMPTY_GROUP: ("I6", "listed group without members"),
     Problem.LOST_SET: ("I7", "listed aggregation set that is gone"),

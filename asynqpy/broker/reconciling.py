@@ -256,7 +256,7 @@ class Locks:
 
 
 def release_leaked_locks_call(queue: str, locks: Sequence[bytes], *, heal: bool) -> Call[Locks]:
-    """Delete locks whose task is gone or completed."""
+    """Delete locks whose task is gone, completed, or does not name them."""
 
     def read(answer: list[bytes]) -> Locks:
         told = list(zip(locks, answer[::2], answer[1::2], strict=True))

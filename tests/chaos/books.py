@@ -24,6 +24,13 @@ class Books:
     accounts: Accounts
     verdict: Verdict
     result: Result
+    #: How many times as long as promised things may take.
+    slack: float = 1.0
+
+    def demand_soon(self, seconds: float, limit: float, what: str) -> None:
+        """Note a breach where something took longer than promised, and than the size of the run excuses."""
+        if seconds > limit * self.slack:
+            self.result.breaches.append(f"{what} took {seconds:.1f} s, not <= {limit:g} s")
 
     def demand(self, holds: bool, otherwise: str) -> None:
         """Note a breach of a promise of the scenario's own."""
@@ -49,7 +56,7 @@ def close_books(stage: Stage, verdict: Verdict) -> Books:
     if accounts.latencies:
         result.series["restarts"] = _shares(accounts.latencies)
     result.marks = [((f.at - stage.started_ns) / 1e9, f.kind) for f in ledger.faults]
-    books = Books(accounts, verdict, result)
+    books = Books(accounts, verdict, result, stage.settings.slack)
     counts = {place: len(ids) for place, ids in verdict.left.items()}
     books.demand(verdict.drained, f"not drained: {counts}")
     books.demand_none(accounts.lost, "tasks lost")

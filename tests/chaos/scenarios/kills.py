@@ -51,8 +51,7 @@ def check_crashes(books: Books) -> None:
     books.demand_none(
         books.accounts.few_crashes, "tasks taken for poison pills before three crashes"
     )
-    soonest = figures["restart_p99_s"]
-    books.demand(soonest <= SOON, f"restart p99 is {soonest} s, not <= {SOON:g} s")
+    books.demand_soon(figures["restart_p99_s"], SOON, "restart p99")
 
 
 SCENARIOS = (

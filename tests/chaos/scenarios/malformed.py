@@ -88,7 +88,7 @@ async def run(settings: Settings) -> Result:
         "tasks/s: among malformed records": rounds.among,
     }
     books.demand(rounds.ratio >= least, f"throughput fell to {rounds.ratio:.0%}")
-    books.demand(rounds.recovered_after <= SOON, f"recovery took {rounds.recovered_after:.1f} s")
+    books.demand_soon(rounds.recovered_after, SOON, "recovery")
     books.demand_none(lost, "malformed records whose bytes are gone")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
     books.demand_none(stage.fleet.deaths, "workers died")

@@ -37,13 +37,14 @@ async def run(settings: Settings) -> Result:
                 oldest.wanted = False
                 group.create_task(_replace(stage, oldest, exits, late))
         books = await stage.close_books()
-    slow = [f"{seconds:.2f} s" for seconds in exits if seconds > SHUTDOWN_TIMEOUT + GRACE]
+    longest = SHUTDOWN_TIMEOUT + GRACE * settings.slack
+    slow = [f"{seconds:.2f} s" for seconds in exits if seconds > longest]
     books.result.figures |= {
         "exit_p50_s": round(percentile(exits, 50), 2),
         "exit_max_s": round(max(exits, default=0.0), 2),
         "handed_back": _handed_back(stage),
     }
-    books.demand_none(slow + late, f"exits later than {SHUTDOWN_TIMEOUT + GRACE:g} s")
+    books.demand_none(slow + late, f"exits later than {longest:g} s")
     books.demand_none(stage.fleet.deaths, "workers left with an error")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
     books.demand_none(books.accounts.finished_again, "finished tasks run again")

@@ -92,7 +92,7 @@ def _check(stage: Stage, books: Books, frozen: set[int], thawed: int) -> None:
     }
     books.demand_none(stories.keys() - set(undisturbed), "tasks not finished by who took them over")
     books.demand_none(kept_on, "handlers that were not told of their loss")
-    books.demand(noticed <= NOTICE, f"a loss was noticed after {noticed:.1f} s")
+    books.demand_soon(noticed, NOTICE, "to notice a loss")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
     books.demand_none(stage.fleet.deaths, "workers died")
 
