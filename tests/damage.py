@@ -368,6 +368,13 @@ async def lock_of_a_completed_task(redis: Redis) -> None:
     await seed_completed(redis, bad(unique_key=lock_key()), until=time.time() + 1000)
 
 
+@damage(Problem.LEAKED_LOCK, "pending")
+async def lock_of_a_task_that_knows_nothing_of_it(redis: Redis) -> None:
+    """Go sets it before it finds that the id is taken."""
+    await seed_pending(redis, bad())
+    await ask(redis, "SET", lock_key(), "bad", "EX", 1000)
+
+
 # I6
 
 

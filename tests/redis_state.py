@@ -336,6 +336,18 @@ def _unsound_locks(keys: Dump) -> Iterator[str]:
                 yield f"I5 {name} is held by {holder!r}, which is gone"
             elif record.get(b"state") == b"completed":
                 yield f"I5 {name} is held by {holder!r}, which is completed"
+            elif _lock_of(record.get(b"msg")) != name:
+                yield f"I5 {name} is held by {holder!r}, which knows nothing of it"
+
+
+def _lock_of(data: bytes | None) -> str:
+    """The lock that a message names, below the prefix of its queue."""
+    task = pb.TaskMessage()
+    try:
+        task.ParseFromString(data or b"")
+    except DecodeError:
+        return ""
+    return task.unique_key.removeprefix(key(task.queue, ""))
 
 
 def _unsound_groups(keys: Dump, prefix: str) -> Iterator[str]:

@@ -132,12 +132,16 @@ class AsynqpyFleet(WorkingFleet):
             self.judge_recovery(before)
 
     def judge_recovery(self, before: QueueState) -> None:
-        """No retry is burned: the first crash puts a task back, the second lets it wait, the third ends it."""
+        """No retry is burned: the first crash puts a task back, the second lets it wait, the third ends it.
+
+        Or lets it wait once more, where another task has seen as many workers die.
+        """
         after = self.world.run(look(self.world.redis)).queue
         for task_id in before.leases.keys() - after.leases.keys():
             was, now = before.records[task_id], after.records[task_id]
-            expected = ("pending", 1), ("retry", 2), ("archived", 0)
-            assert (now.state, now.crashes) == expected[was.crashes], (was, now)
+            crashes = was.crashes + 1
+            expected = [[("pending", 1)], [("retry", 2)], [("archived", 0), ("retry", crashes)]]
+            assert (now.state, now.crashes) in expected[min(crashes, 3) - 1], (was, now)
             assert was.message is not None
             assert now.message is not None
             assert now.message.retried == was.message.retried
@@ -161,13 +165,14 @@ class AsynqpyFleet(WorkingFleet):
     @precondition(lambda self: self.reference.queue.leases)
     @rule()
     def all_workers_die(self) -> None:
-        """Within 15 s all that they ran is somewhere else."""
+        """Within 15 s all that they ran is somewhere else, but for what may be a poison pill: that takes 6 s more."""
         self.world.hide_everybody()
         for which in range(len(self.world.workers)):
             self.world.crash(which, shows=False)
         self.watch(6)
         queue = self.reference.queue
         owners = {task_id: record.owner for task_id, record in queue.records.items()}
+        owners |= {i: "" for i, record in queue.records.items() if record.crashes > 1}
         left = [i for i, score in queue.leases.items() if score % 1 and owners.get(i)]
         assert not left, f"{left} are stuck"
 
