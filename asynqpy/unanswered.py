@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import sha1
 from typing import TypeAlias
 
 import msgspec
 
+from asynqpy.broker.messages import TaskMessage, TaskState
 from asynqpy.broker.producing import NewTask
-from asynqpy.errors import AsynqError, BrokerUnavailableError
+from asynqpy.errors import (
+    AsynqError,
+    BrokerUnavailableError,
+    DuplicateTaskError,
+    TaskIdConflictError,
+)
+
+#: Seconds that a lost attempt is remembered: who tries again does so soon, and later it may well be another task.
+_REMEMBERED = 120.0
 
 #: Most lost attempts to remember; the oldest are forgotten first.
 _LIMIT = 10_000
@@ -17,43 +28,68 @@ _LIMIT = 10_000
 _Key: TypeAlias = tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What tells the same task again, and how it was sent."""
+
+    task_id: str
+    token: str
+    state: TaskState
+    digest: bytes
+    until: float
+
+
 class Unanswered:
     """Remembers attempts under an id of the caller's, or under a unique lock, that got no answer.
 
-    The same task again goes under the id and the token of that attempt, by which ``enqueue.lua`` knows it. A task with
-    neither cannot be told from another of the same type and payload.
+    The same task again goes under the id and the token of that attempt, by which ``enqueue.lua`` knows it; each attempt
+    is taken up once. A task with neither cannot be told from another of the same type and payload.
     """
 
     def __init__(self) -> None:
-        self._lost: OrderedDict[_Key, NewTask] = OrderedDict()
+        self._lost: OrderedDict[_Key, _Attempt] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._lost)
 
     def resume(self, task: NewTask) -> NewTask:
         """The task as the lost attempt sent it, if there was one; else as it is."""
-        if not self._lost or (key := _key(task)) is None:
+        key = _key(task) if self._lost else None
+        lost = self._lost.get(key) if key is not None else None
+        if key is None or lost is None:
             return task
-        lost = self._lost.get(key)
-        if lost is None:
+        if time.monotonic() > lost.until:
+            del self._lost[key]
             return task
-        message = task.message
-        if not task.token:  # its id was made for this attempt
-            message = msgspec.structs.replace(message, id=lost.message.id)
-        if message != lost.message:
+        if (task.state, _digest(task.message)) != (lost.state, lost.digest):
             return task
+        del self._lost[key]
+        message = msgspec.structs.replace(task.message, id=lost.task_id)
         return replace(task, message=message, token=lost.token)
 
     def note(self, task: NewTask, answer: AsynqError | None) -> None:
         """Take in what came of an attempt."""
         is_lost = isinstance(answer, BrokerUnavailableError)
-        if (not is_lost and not self._lost) or (key := _key(task)) is None:
+        key = _key(task) if is_lost or self._lost else None
+        if key is None:
             return
-        self._lost.pop(key, None)
         if is_lost:
-            self._lost[key] = task
-            if len(self._lost) > _LIMIT:
-                self._lost.popitem(last=False)
+            self._remember(key, task)
+        elif answer is None or isinstance(answer, DuplicateTaskError | TaskIdConflictError):
+            self._lost.pop(key, None)
+
+    def _remember(self, key: _Key, task: NewTask) -> None:
+        now = time.monotonic()
+        earlier = self._lost.get(key)
+        if earlier is not None and now <= earlier.until:
+            return  # the first of several is the one that may have been stored
+        self._lost.pop(key, None)
+        message = task.message
+        self._lost[key] = _Attempt(
+            message.id, task.token, task.state, _digest(message), now + _REMEMBERED
+        )
+        if len(self._lost) > _LIMIT:
+            self._lost.popitem(last=False)
 
 
 def _key(task: NewTask) -> _Key | None:
@@ -61,3 +97,8 @@ def _key(task: NewTask) -> _Key | None:
     if task.token:
         return message.queue, message.id
     return (message.queue, message.unique_key) if message.unique_key else None
+
+
+def _digest(message: TaskMessage) -> bytes:
+    """Of all that the caller said, but for an id that was made for the attempt."""
+    return sha1(msgspec.structs.replace(message, id="").encode(), usedforsecurity=False).digest()

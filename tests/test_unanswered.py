@@ -8,6 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy import unanswered
+from asynqpy.broker.messages import TaskState
 from asynqpy.broker.producing import NewTask
 from asynqpy.client import Client
 from asynqpy.errors import (
@@ -45,8 +46,9 @@ def test_attempt_under_a_lock_goes_on_under_its_id() -> None:
         new_task("a", payload=b"other", token="second"),
         new_task("a", token=""),
         new_task("a", lock=LOCK, token=""),
+        new_task("a", state=TaskState.SCHEDULED, score=4_000_000_000, token="second"),
     ],
-    ids=["id", "queue", "payload", "an id made for it", "lock"],
+    ids=["id", "queue", "payload", "an id made for it", "lock", "delay"],
 )
 def test_another_task_goes_as_it_is(other: NewTask) -> None:
     memory = Unanswered()
@@ -54,7 +56,7 @@ def test_another_task_goes_as_it_is(other: NewTask) -> None:
     assert memory.resume(other) is other
 
 
-@pytest.mark.parametrize("answer", [None, TaskIdConflictError(), BrokerFullError()])
+@pytest.mark.parametrize("answer", [None, TaskIdConflictError(), DuplicateTaskError()])
 def test_answer_ends_the_doubt(answer: Any) -> None:
     memory, task = Unanswered(), new_task("a", token="first")
     memory.note(task, LOST)
@@ -62,6 +64,31 @@ def test_answer_ends_the_doubt(answer: Any) -> None:
     assert len(memory) == 0
     again = new_task("a", token="second")
     assert memory.resume(again) is again
+
+
+def test_refusal_leaves_the_doubt() -> None:
+    memory, task = Unanswered(), new_task("a", token="first")
+    memory.note(task, LOST)
+    memory.note(task, BrokerFullError())
+    assert memory.resume(new_task("a", token="third")).token == "first"
+
+
+def test_each_lost_attempt_is_taken_up_once() -> None:
+    """Of twins only one was stored: the other must learn that it is a duplicate."""
+    memory = Unanswered()
+    for task_id in ("made 1", "made 2"):
+        memory.note(new_task(task_id, lock=LOCK, token=""), LOST)
+    again = [memory.resume(new_task(f"anew {n}", lock=LOCK, token="")) for n in (1, 2)]
+    assert [task.message.id for task in again] == ["made 1", "anew 2"]
+
+
+def test_attempt_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have run and be kept as completed by then; who enqueues now means another."""
+    monkeypatch.setattr(unanswered, "_REMEMBERED", -1.0)
+    memory, again = Unanswered(), new_task("a", token="second")
+    memory.note(new_task("a", token="first"), LOST)
+    assert memory.resume(again) is again
+    assert len(memory) == 0
 
 
 def test_task_that_nothing_names_is_not_remembered() -> None:
@@ -76,7 +103,7 @@ def test_oldest_attempts_are_forgotten_first(monkeypatch: pytest.MonkeyPatch) ->
     for task_id in "abac":
         memory.note(new_task(task_id, token="first"), LOST)
     tokens = [memory.resume(new_task(task_id, token="second")).token for task_id in "abc"]
-    assert tokens == ["first", "second", "first"]
+    assert tokens == ["second", "first", "first"]
 
 
 # Through the client.

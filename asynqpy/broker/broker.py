@@ -131,7 +131,7 @@ class Broker:
     async def sync_clock(self) -> None:
         """Anchor the clock to the time of Redis."""
         redis_time, round_trip = await self._redis_time()
-        if round_trip > _SLOW_ROUND_TRIP:
+        if round_trip > _SLOW_ROUND_TRIP and self.clock.anchor_age() > _ANCHOR_AGAIN:
             # It may have waited for a new connection on the way there; the next one finds it open.
             redis_time, round_trip = await self._redis_time()
         self.clock.anchor(redis_time, round_trip)
@@ -326,6 +326,8 @@ class Broker:
 
     async def extend_grants(self, grants: Sequence[Grant]) -> None:
         """Extend what dequeues under way have given out to ``LEASE_SECONDS`` from now, and update the grants."""
+        if not grants:
+            return
         expires_at = int(self.clock.now()) + LEASE_SECONDS
         for grant in grants:
             # Known before it is sent: if the answer is lost, the leases may have the new expiry or the old one.

@@ -159,7 +159,7 @@ class CircuitBreaker:
         if is_good and self.is_open:
             self._close()
             return
-        if is_good is False:
+        if is_good is False and self.is_open:  # else it was a late one
             self._failed_probes += 1
             self._outage.say(None, time.monotonic(), certain=True)
         self._tell()
@@ -171,7 +171,7 @@ class CircuitBreaker:
         self._tell()
 
     def _tell(self) -> None:
-        for loop, told in self._listeners:
+        for loop, told in list(self._listeners):
             with suppress(RuntimeError):  # that loop is closed
                 loop.call_soon_threadsafe(_finish, told)
 

@@ -91,6 +91,7 @@ class Outage:
         if self._said_at is not None:
             away = now - self._began_at
             logger.info("Redis at %s is back after %.1f s", self.description, away)
+            self._said_at = None
 
     def error(self, now: float) -> BrokerUnavailableError:
         """What a call meets that was not sent."""

@@ -158,11 +158,15 @@ Plan: TypeAlias = SinglePlan | SentinelPlan | ClusterPlan
 
 def quicker(plan: Plan, timeout: float) -> Plan:
     """The plan for a client that waits at most so many seconds, to connect and for an answer."""
-    shorter = {
-        name: min(timeout, plan.options.get(name) or timeout)
-        for name in ("socket_connect_timeout", "socket_timeout")
-    }
-    return replace(plan, options={**plan.options, **shorter})
+    if isinstance(plan, SentinelPlan):
+        sentinel_options = _quicker(plan.sentinel_options, timeout)
+        plan = replace(plan, sentinel_options=sentinel_options)
+    return replace(plan, options=_quicker(plan.options, timeout))
+
+
+def _quicker(options: Options, timeout: float) -> Options:
+    names = ("socket_connect_timeout", "socket_timeout")
+    return {**options, **{name: min(timeout, options.get(name) or timeout) for name in names}}
 
 
 def _settings(options: Options) -> dict[str, Any]:

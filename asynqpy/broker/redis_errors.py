@@ -36,17 +36,25 @@ class Kind(Enum):
     BUSY = auto()
     AUTH = auto()
     FULL = auto()
-    #: It cannot save to disk, and so takes no writes.
-    UNSAVED = auto()
+    #: It cannot save to disk, or has too few replicas, and so takes no writes.
+    UNSAFE = auto()
     #: Anything else that Redis answered.
     OTHER = auto()
 
 
 #: Redis, or the way to it, is away: the circuit breaker counts these.
-AWAY = {Kind.UNREACHABLE, Kind.BROKEN, Kind.SILENT, Kind.LOADING, Kind.READONLY, Kind.DOWN}
+AWAY = {
+    Kind.UNREACHABLE,
+    Kind.BROKEN,
+    Kind.SILENT,
+    Kind.LOADING,
+    Kind.READONLY,
+    Kind.DOWN,
+    Kind.UNSAFE,
+}
 
 #: Those of them that Redis answers. It may serve other commands meanwhile, so that their success proves nothing.
-REFUSING = {Kind.LOADING, Kind.READONLY, Kind.DOWN}
+REFUSING = {Kind.LOADING, Kind.READONLY, Kind.DOWN, Kind.UNSAFE}
 
 #: By class. The first that fits counts; redis-py makes some of these subclasses of its ConnectionError.
 _CLASSES: tuple[tuple[type[Exception], Kind], ...] = (
@@ -70,7 +78,7 @@ _TEXTS = (
     (r"No connection available|Too many connections", Kind.BUSY),
     (r"\bREADONLY |previous master is now a (slave|replica)", Kind.READONLY),
     (r"\bOOM |command not allowed when used memory", Kind.FULL),
-    (r"\bMISCONF ", Kind.UNSAVED),
+    (r"\b(MISCONF|NOREPLICAS) ", Kind.UNSAFE),
     (r"\bLOADING ", Kind.LOADING),
     (r"\b(MASTERDOWN|CLUSTERDOWN) ", Kind.DOWN),
     (r"connecting to", Kind.UNREACHABLE),
@@ -132,10 +140,10 @@ _TOLD: dict[Kind, tuple[type[BrokerError], str]] = {
         "is full and evicts nothing ({}): nothing was written; "
         "let workers drain the queues, or raise maxmemory",
     ),
-    Kind.UNSAVED: (
-        BrokerError,
-        "takes no writes because it cannot save its data to disk ({}): nothing was written; "
-        "look at its log and at the disk",
+    Kind.UNSAFE: (
+        BrokerUnavailableError,
+        "takes no writes because it could not keep them ({}): nothing was written; "
+        "look at its log, its disk and its replicas",
     ),
     Kind.OTHER: (BrokerError, "answered: {}"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from asynqpy.broker.broker import Broker
@@ -25,7 +26,7 @@ class Heartbeater(Service):
     it finds lost it cancels on the server's loop.
     """
 
-    longest_back_off = 2.0
+    longest_back_off = 1.0
 
     def __init__(
         self,
@@ -48,16 +49,24 @@ class Heartbeater(Service):
         self._ttl = max(1, round(2 * interval))
 
     async def tick(self) -> float | None:
+        started = time.monotonic()
         try:
             # First: after the host has slept, leases extended by the old time would be extended into the past.
             await self._broker.sync_clock()
         finally:
-            await self._extend()
+            # At the same time: where the way to Redis is long, a beat must not take several times as long.
+            failures = await asyncio.gather(self._extend(), self._show(), return_exceptions=True)
+        for failure in failures:
+            if failure is not None:
+                raise failure
+        # From beat to beat, not from the end of one to the next.
+        return max(0.0, self._interval - (time.monotonic() - started))
+
+    async def _show(self) -> None:
         runs = self._runs.snapshot()
         info = self._describe(len(runs))
         workers = [_worker_info(info, run) for run in runs]
         await self._broker.write_server_state(info, workers, self._ttl)
-        return None
 
     async def finish(self) -> None:
         """Leave no trace of the server, and close the connections."""
@@ -73,10 +82,12 @@ class Heartbeater(Service):
         held, granted = self._runs.held(), self._runs.granted()
         lost: list[Lease] = []
         try:
-            if granted:
-                await self._broker.extend_grants(granted)
-            if held:
-                lost = await self._broker.extend_lease(list(held))
+            grants = asyncio.ensure_future(self._broker.extend_grants(granted))
+            try:
+                if held:
+                    lost = await self._broker.extend_lease(list(held))
+            finally:
+                await grants
         finally:
             now = self._clock.now()
             lapsed = {lease for lease in held if lease.expires_at <= now}.difference(lost)

@@ -54,7 +54,7 @@ logger = logging.getLogger("asynqpy.server")
 
 #: Seconds that a heartbeat waits for Redis. Without one for 10 s the server counts as dead: a beat that goes into a
 #: connection of which nobody said that it is broken must find out, and be followed by another, before that.
-_HEART_TIMEOUT = 2.0
+_HEART_TIMEOUT = 3.0
 
 #: Seconds that a shutdown leaves a tick which waits for a silent Redis, once the handlers have ended.
 _PATIENCE = 1.0

@@ -14,6 +14,9 @@ from asynqpy.server.service import Service
 
 logger = logging.getLogger("asynqpy.server")
 
+#: Seconds that the thread gets to end beyond the patience of its services.
+_LAST_WORDS = 3.0
+
 
 class ServiceThread:
     """A thread with an event loop for services that must go on whatever handlers do. Start and stop are idempotent."""
@@ -52,7 +55,12 @@ class ServiceThread:
         if self._loop is not None and self._stop is not None:
             with suppress(RuntimeError):  # its loop is closed: the thread has ended by itself
                 self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        # What hangs in there, such as a name that is looked up and not found, ends with the process: it is a daemon.
+        self._thread.join(
+            None if self._patience is None else len(self._services) * self._patience + _LAST_WORDS
+        )
+        if self._thread.is_alive():
+            logger.error("the thread %s does not end, and is left behind", self._name)
 
     def _run(self) -> None:
         try:

@@ -8,7 +8,7 @@ from asynqpy.broker.outcomes import LEASE_SECONDS, SilentLease
 from asynqpy.server.suspects import ALL_IN_SIGHT, is_suspect
 
 #: Seconds of silence after which a lease is watched. Live servers extend theirs each 5 s.
-SILENT_AFTER = 7
+SILENT_AFTER = 6
 
 #: Seconds of silence after which a lease is an orphan if its server shows no sign of life either. As long as a
 #: heartbeat lasts, so that a server which can extend its leases but not show itself keeps them.
@@ -21,8 +21,9 @@ _LAPSED_AFTER = 10
 _GO_LAPSED_AFTER = 30
 
 #: Seconds that a lease is watched at least. After an outage of Redis all leases look forsaken for a moment: those who
-#: hold them, and try to reach Redis at least each 2.5 s, must get the chance to say so.
-_PATIENCE = 4.0
+#: hold them must get the chance to say so. A heart that has just sent into a dead connection needs 3 s to notice, and
+#: tries again at most 1.25 s later.
+_PATIENCE = 5.0
 
 #: Seconds between two looks after which all watching starts anew: meanwhile Redis, or this process, was not there.
 _GAP = 10.0

@@ -42,14 +42,15 @@ CASES: list[tuple[Exception, Kind]] = [
     (redis_errors.ResponseError(f"OOM {FULL}"), Kind.FULL),
     (redis_errors.ResponseError(FULL), Kind.FULL),
     (redis_errors.ResponseError(f"{IN_SCRIPT}OOM {FULL}"), Kind.FULL),
-    (redis_errors.ResponseError("MISCONF Redis is configured to save RDB snapshots"), Kind.UNSAVED),
+    (redis_errors.ResponseError("MISCONF Redis is configured to save RDB snapshots"), Kind.UNSAFE),
+    (redis_errors.ResponseError("NOREPLICAS Not enough good replicas to write."), Kind.UNSAFE),
     (redis_errors.ResponseError("WRONGTYPE Operation against a key"), Kind.OTHER),
 ]
 
 TYPES = {
     Kind.AUTH: BrokerAuthError,
     Kind.FULL: BrokerFullError,
-    Kind.UNSAVED: BrokerError,
+    Kind.UNSAFE: BrokerUnavailableError,
     Kind.OTHER: BrokerError,
 }
 
@@ -83,4 +84,4 @@ def test_an_error_without_a_text_is_told_by_its_name() -> None:
 
 def test_what_redis_refuses_for_now_counts_as_away() -> None:
     assert REFUSING < AWAY
-    assert not AWAY & {Kind.BUSY, Kind.AUTH, Kind.FULL, Kind.UNSAVED, Kind.OTHER}
+    assert not AWAY & {Kind.BUSY, Kind.AUTH, Kind.FULL, Kind.OTHER}

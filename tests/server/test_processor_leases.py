@@ -66,11 +66,11 @@ async def test_lease_of_an_outcome_that_redis_refuses_is_let_lapse(
 ) -> None:
     shop = a_workshop(broker)
     await run_one(shop, redis)
-    await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 1)
+    await ask(redis, "ACL", "SETUSER", "default", "-lrem", "-rpop")
     try:
         await shop.processor.tick()
     finally:
-        await ask(redis, "CONFIG", "SET", "min-replicas-to-write", 0)
+        await ask(redis, "ACL", "SETUSER", "default", "+@all")
     await assert_lapses(shop, broker, redis, clock)
 
 
@@ -285,9 +285,10 @@ async def test_delivery_that_is_read_when_another_worker_has_it_is_left_to_that(
     async def is_blocked() -> None:
         clock.advance(61)
         recoverer = a_recoverer(broker, error_handler=error_handler)
-        for _ in range(5):
+        for _ in range(6):
             await recoverer.tick()
             clock.advance(1)
+        await eventually(lambda: told)
         # A Go worker takes it.
         await ask(redis, "DEL", key("default", "pending"))
         await ask(redis, "LPUSH", key("default", "active"), "t1")

@@ -30,8 +30,8 @@ def watched(
 
 def test_lease_of_a_dead_server_is_an_orphan_after_ten_seconds_of_silence() -> None:
     lease = of_ours(30)
-    assert watched(lease, dead=True, seconds=4, since=NOW + 5) == []
-    assert watched(lease, dead=True, seconds=4, since=NOW + 7) == [lease]
+    assert watched(lease, dead=True, seconds=5, since=NOW + 4) == []
+    assert watched(lease, dead=True, seconds=5, since=NOW + 6) == [lease]
 
 
 def test_lease_of_a_living_server_is_nobodys_only_when_it_is_long_over() -> None:
@@ -56,42 +56,42 @@ def test_lease_without_an_owner_is_judged_by_its_end() -> None:
 def test_one_look_is_never_enough() -> None:
     watch = Watch()
     assert watch.look([of_ours(-300)], {of_ours(-300)}, NOW) == []
-    assert watch.look([of_ours(-300)], {of_ours(-300)}, NOW + 3.9) == []
-    assert watch.look([of_ours(-300)], {of_ours(-300)}, NOW + 4) == [of_ours(-300)]
+    assert watch.look([of_ours(-300)], {of_ours(-300)}, NOW + 4.9) == []
+    assert watch.look([of_ours(-300)], {of_ours(-300)}, NOW + 5) == [of_ours(-300)]
 
 
 def test_lease_that_is_extended_meanwhile_is_watched_anew() -> None:
     watch = Watch()
     watch.look([of_ours(-300)], {of_ours(-300)}, NOW)
     watch.look([of_ours(-299)], {of_ours(-299)}, NOW + 3)
-    assert watch.look([of_ours(-299)], {of_ours(-299)}, NOW + 6) == []
-    assert watch.look([of_ours(-299)], {of_ours(-299)}, NOW + 7) == [of_ours(-299)]
+    assert watch.look([of_ours(-299)], {of_ours(-299)}, NOW + 7) == []
+    assert watch.look([of_ours(-299)], {of_ours(-299)}, NOW + 8) == [of_ours(-299)]
 
 
 def test_server_that_shows_itself_again_keeps_what_it_holds() -> None:
     watch, lease = Watch(), of_ours(15)
     watch.look([lease], {lease}, NOW)
-    assert watch.look([lease], set(), NOW + 4) == []
+    assert watch.look([lease], set(), NOW + 5) == []
 
 
 @pytest.mark.parametrize("interruption", ["forget", "long gap", "clock set back"])
 def test_after_an_interruption_watching_starts_anew(interruption: str) -> None:
     """Redis was away: its return must not make orphans of all that was running."""
-    watch, lease, back = Watch(), of_ours(-300), NOW + 4
+    watch, lease, back = Watch(), of_ours(-300), NOW + 5
     watch.look([lease], {lease}, NOW)
     if interruption == "forget":
         watch.forget()
     else:
         back = NOW + 60 if interruption == "long gap" else NOW - 60
     assert watch.look([lease], {lease}, back) == []
-    assert watch.look([lease], {lease}, back + 4) == [lease]
+    assert watch.look([lease], {lease}, back + 5) == [lease]
 
 
 def test_leases_are_told_apart_by_queue_and_id() -> None:
     watch = Watch()
     others = [of_ours(-300, b"t2"), SilentLease("low", b"t1", of_ours(-300).score, OWNER)]
     watch.look([of_ours(-300)], {of_ours(-300)}, NOW)
-    assert watch.look([of_ours(-300), *others], {of_ours(-300), *others}, NOW + 4) == [
+    assert watch.look([of_ours(-300), *others], {of_ours(-300), *others}, NOW + 5) == [
         of_ours(-300)
     ]
 

@@ -4,20 +4,17 @@
 -- ARGV[1] stamp  [2] [3] first and last expiry that the leases may have, unix s  [4] new expiry, unix s
 -- Returns the number of leases that have the new expiry.
 local lease = KEYS[1]
-local fraction = tonumber(ARGV[1]) / 2097152
+local stamp, first, last = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 
--- A score is the expiry plus the stamp's fraction, both exact in a double, which 17 digits write exactly.
-local function score_of(expiry)
-  return string.format('%.17g', expiry + fraction)
-end
+-- A score is the expiry plus stamp / 2^21, both exact in a double, which 17 digits write exactly.
+local extended = string.format('%.17g', ARGV[4] + stamp / 2097152)
 
-local extended = score_of(ARGV[4])
-for expiry = tonumber(ARGV[2]), tonumber(ARGV[3]) do
-  local score = score_of(expiry)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, score, score)) do
+local leases = redis.call('ZRANGEBYSCORE', lease, first, '(' .. string.format('%d', last + 1), 'WITHSCORES')
+for i = 1, #leases, 2 do
+  if (leases[i + 1] % 1) * 2097152 == stamp then
     -- ZADD alone is refused by a full Redis; after a ZREM it is let through.
-    redis.call('ZREM', lease, id)
-    redis.call('ZADD', lease, extended, id)
+    redis.call('ZREM', lease, leases[i])
+    redis.call('ZADD', lease, extended, leases[i])
   end
 end
 return redis.call('ZCOUNT', lease, extended, extended)

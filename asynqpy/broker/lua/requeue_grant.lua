@@ -6,25 +6,23 @@
 -- Returns the number of tasks put back. Those without a message are left, with their lease, for the recoverer.
 local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
 local prefix, now_ns, owner = ARGV[1], ARGV[2], ARGV[6]
-local fraction = tonumber(ARGV[3]) / 2097152
+local stamp, first, last = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 redis.call('LLEN', active)
 redis.call('LLEN', pending)
+local leases = redis.call('ZRANGEBYSCORE', lease, first, '(' .. string.format('%d', last + 1), 'WITHSCORES')
 local requeued = 0
-for expiry = tonumber(ARGV[4]), tonumber(ARGV[5]) do
-  -- Both parts are exact in a double, which 17 digits write exactly.
-  local score = string.format('%.17g', expiry + fraction)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', lease, score, score)) do
-    local key = prefix .. id
-    local record = redis.pcall('HMGET', key, 'msg', 'owner')
-    if record[1] and record[2] == owner then
-      redis.call('LREM', active, 1, id)
-      redis.call('ZREM', lease, id)
-      redis.call('RPUSH', pending, id)
-      redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
-      redis.call('HDEL', key, 'owner')
-      requeued = requeued + 1
-    end
+for i = 1, #leases, 2 do
+  local id = leases[i]
+  local key = prefix .. id
+  local record = (leases[i + 1] % 1) * 2097152 == stamp and redis.pcall('HMGET', key, 'msg', 'owner') or {}
+  if record[1] and record[2] == owner then
+    redis.call('LREM', active, 1, id)
+    redis.call('ZREM', lease, id)
+    redis.call('RPUSH', pending, id)
+    redis.call('HSET', key, 'state', 'pending', 'pending_since', now_ns)
+    redis.call('HDEL', key, 'owner')
+    requeued = requeued + 1
   end
 end
 return requeued
