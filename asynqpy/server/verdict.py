@@ -25,8 +25,8 @@ _FALLBACK_TIMEOUT = 30 * 60
 _LONGEST_DELAY = 100 * 366 * 86_400.0
 
 
-#: Longest delay (s) of a task that was there when two workers died; doubled for each one after that.
-_PART_COMPANY = 30.0
+#: Longest delay (s) of a task that was there when two workers died; doubled for each one after that, up to the second.
+_PART_COMPANY, _PART_FOR_LONG = 30.0, 120.0
 
 #: Workers that may die with a task although others ran beside it each time.
 _ENOUGH = 8
@@ -106,7 +106,8 @@ def after_crash(crashes: int, error: BaseException, now: float, *, is_alone: boo
         )
     if crashes == 1:
         return Requeue(crashes=crashes)
-    at = now + random.uniform(1.0, _PART_COMPANY * 2 ** (crashes - 2))
+    longest = min(_PART_COMPANY * 2 ** (crashes - 2), _PART_FOR_LONG)
+    at = now + random.uniform(1.0, longest)
     return Retry(at, error_text(error), counted=False, crashes=crashes)
 
 
