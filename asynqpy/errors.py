@@ -2,7 +2,7 @@
 
     AsynqError
     ├── BrokerError                    Redis said no, or could not be reached
-    │   ├── BrokerUnavailableError     no connection, or it broke: a write may or may not have happened
+    │   ├── BrokerUnavailableError     Redis is away: a write may or may not have happened
     │   ├── BrokerAuthError            Redis refused the user, the password or the command's permission
     │   └── BrokerFullError            Redis is out of memory and evicts nothing: nothing was written
     ├── EmbeddedServerError            an embedded Redis could not be found or started
@@ -37,7 +37,7 @@ class BrokerError(AsynqError):
 
 
 class BrokerUnavailableError(BrokerError):
-    """Redis could not be reached, or the connection broke before the answer came.
+    """Redis could not be reached, broke the connection before the answer came, or cannot take writes now.
 
     A write that was under way may have happened or not; asynqpy never repeats it silently.
     """

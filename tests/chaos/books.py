@@ -32,6 +32,11 @@ class Books:
         if seconds > limit * self.slack:
             self.result.breaches.append(f"{what} took {seconds:.1f} s, not <= {limit:g} s")
 
+    def demand_some(self, count: float, what: str) -> None:
+        """Note a breach where nothing was measured: a promise about it would be kept by any."""
+        if not count:
+            self.result.breaches.append(f"there were no {what}: nothing was shown")
+
     def demand(self, holds: bool, otherwise: str) -> None:
         """Note a breach of a promise of the scenario's own."""
         if not holds:

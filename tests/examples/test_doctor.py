@@ -1,17 +1,12 @@
 from __future__ import annotations
 
-from redis.asyncio import Redis
-
 from tests.examples.program import run
-from tests.redis_state import invariants
 
 MODULE = "examples.doctor"
 
 
-async def test_damage_is_told_of_then_healed_and_the_stuck_task_runs(
-    redis_url: str, redis: Redis
-) -> None:
-    output = run(MODULE, REDIS_URL=redis_url).output
+def test_damage_is_told_of_then_healed_and_the_stuck_task_runs() -> None:
+    output = run(MODULE, REDIS_URL="redis://127.0.0.1:1").output  # not to be touched
     examined, healed, again = (n for n in output.splitlines() if "looked at" in n)
     assert examined.endswith("3 problems found, nothing changed")
     assert healed.endswith("3 problems found, 3 healed")
@@ -23,8 +18,3 @@ async def test_damage_is_told_of_then_healed_and_the_stuck_task_runs(
     ):
         assert output.count(line) == 2
     assert {"ran stuck", "ran healthy"} <= set(output.splitlines())
-    assert await invariants(redis) == []
-
-
-def test_it_needs_no_redis() -> None:
-    assert "ran stuck" in run(MODULE).output

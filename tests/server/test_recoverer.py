@@ -345,6 +345,7 @@ async def test_own_lease_that_this_server_knows_nothing_of_is_an_orphan(
     clock.advance(10)
     await watch(recoverer, clock)
     assert await states(redis, "t1") == ["active" if is_claimed else "pending"]
+    assert "crashes" not in await task_hash(redis, "t1")
     await eventually(lambda: told == ([] if is_claimed else [LeaseExpiredError]))
 
 
@@ -393,6 +394,9 @@ async def test_lease_that_a_living_server_let_go_is_no_crash(
     await take(redis, redis_url, clock, "t1")
     await show(redis)
     clock.advance(41)
-    await watch(a_recoverer(broker), clock, seconds=6)
+    told: list[type] = []
+    recoverer = a_recoverer(broker, error_handler=lambda task, error: told.append(type(error)))
+    await watch(recoverer, clock, seconds=6)
     assert await listed(redis, "pending") == ["t1"]
     assert "crashes" not in await task_hash(redis, "t1")
+    await eventually(lambda: told == [LeaseExpiredError])

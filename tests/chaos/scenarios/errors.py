@@ -53,6 +53,7 @@ async def run(settings: Settings) -> Result:
         "false_conflicts": conflicts,
         "failed_by_redis": len(failed),
     }
+    books.demand_some(books.result.figures["producer_errors"], "failed calls")
     books.demand(not conflicts, f"{conflicts} enqueues told of a conflict with themselves")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
     books.demand_none(failed, "tasks that burned a retry because a call of theirs on Redis failed")

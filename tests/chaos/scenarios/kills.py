@@ -51,6 +51,7 @@ def check_crashes(books: Books) -> None:
     books.demand_none(
         books.accounts.few_crashes, "tasks taken for poison pills before three crashes"
     )
+    books.demand_some(figures["restarts_measured"], "restarts")
     books.demand_soon(figures["restart_p99_s"], SOON, "restart p99")
 
 

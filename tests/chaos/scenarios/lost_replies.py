@@ -54,6 +54,7 @@ async def run(settings: Settings) -> Result:
         "orphans_seen": watch.seen,
         "orphan_max_s": round(longest, 2),
     }
+    books.demand_some(books.result.figures["replies_lost"], "lost replies")
     books.demand(not conflicts, f"{conflicts} enqueues told of a conflict with themselves")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
     books.demand_soon(longest, SOON, "the return of a dequeued task")

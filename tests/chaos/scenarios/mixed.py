@@ -68,6 +68,7 @@ def _check(stage: Stage, books: Books) -> None:
             f"restart_p99_after_{engine}_s": round(percentile(seconds, 99), 2),
         }
     books.result.figures["retries_burned_after_asynqpy"] = len(ours)
+    books.demand_some(len(of["asynqpy"]), "restarts after asynqpy")
     books.demand_soon(percentile(of["asynqpy"], 99), SOON, "restart p99 after asynqpy")
     books.demand_none(ours, "tasks with retries burned, though no Go worker died with them")
     books.demand_none(stage.fleet.deaths, "workers died")

@@ -141,12 +141,16 @@ def _check_counted(books: Books) -> None:
     )
 
 
+_LONG = Size(seconds=240, tasks=60_000, faults=30)
+
+
 def _scenario(
     name: str,
     promises: str,
     fsync: str,
     ci: Size,
     *,
+    long: Size = _LONG,
     concurrency: int = 50,
     kill: Callable[[MortalRedis], int] = _kill,
     check: Callable[[Books], None] = _check_kept,
@@ -154,7 +158,6 @@ def _scenario(
     play: Callable[[Settings], Coroutine[Any, Any, Result]] = partial(
         run, fsync=fsync, concurrency=concurrency, kill=kill, check=check
     )
-    long = Size(seconds=240, tasks=60_000, faults=30)
     return Scenario(name, promises, play, ci, long, engines=("asynqpy", "go"))
 
 
@@ -176,6 +179,7 @@ SCENARIOS = (
         "everysec, and the last second of the file gone: losses are counted, nothing is stuck",
         "everysec",
         Size(seconds=10, tasks=2_000, faults=2),
+        long=Size(seconds=240, tasks=12_000, faults=30),
         concurrency=8,  # too few for the load: what waits in pending is what can be lost
         kill=_cut_power,
         check=_check_counted,

@@ -44,6 +44,7 @@ async def run(settings: Settings) -> Result:
         "exit_max_s": round(max(exits, default=0.0), 2),
         "handed_back": _handed_back(stage),
     }
+    books.demand_some(len(exits), "exits")
     books.demand_none(slow + late, f"exits later than {longest:g} s")
     books.demand_none(stage.fleet.deaths, "workers left with an error")
     books.demand_none(books.accounts.burned, "tasks with retries burned")
