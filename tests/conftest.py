@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
+from tests.fake_clock import FakeClock
 from tests.redis_process import RedisProcess, start_redis
 
 
@@ -27,3 +28,8 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client of the same Redis that shows what is there: bytes, in RESP2."""
     async with Redis.from_url(redis_url, protocol=2) as client:
         yield client
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()

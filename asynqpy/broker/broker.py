@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from asynqpy.broker.consuming import (
 )
 from asynqpy.broker.maintenance import (
     Forwarded,
+    container_types,
     delete_expired_completed_call,
     forward_call,
     quarantine_call,
@@ -63,6 +65,9 @@ _ANCHOR_AGAIN = 60.0
 
 #: A round trip (s) after which the time of Redis is asked again: half of it is the error of the answer.
 _SLOW_ROUND_TRIP = 0.01
+
+#: Most times that it is asked in a row, of which the quickest answer counts.
+_TIME_SAMPLES = 3
 
 #: Most expired completed tasks that one call deletes.
 _PAGE = 100
@@ -99,7 +104,7 @@ class Broker:
         self._registered: dict[str, float] = {}
         self._doubts = 0
         self._anchoring: asyncio.Task[None] | None = None
-        self._owner = owner
+        self.owner = owner
         self.clock = clock or Clock()
 
     def __repr__(self) -> str:
@@ -111,7 +116,7 @@ class Broker:
         It waits at most ``timeout`` s for Redis, or as long as this one.
         """
         connection = self._connection.sibling(timeout=timeout)
-        return Broker(connection, self.clock, owner=self._owner)
+        return Broker(connection, self.clock, owner=self.owner)
 
     async def close(self) -> None:
         """Close the connections, unless a caller's client brought them. Idempotent."""
@@ -125,16 +130,21 @@ class Broker:
 
     async def memory_policies(self) -> list[MemoryPolicy]:
         """What Redis does when it is full, of a cluster each primary; nothing where it does not tell."""
-        answers = await self._runner.ask_primaries("INFO", "memory")
-        return [policy for answer in answers if (policy := MemoryPolicy.of(answer)) is not None]
+        call = command("INFO", "memory", read=MemoryPolicy.of)
+        policies = [await self._runner.ask(node, call) for node in await self._runner.primaries()]
+        return [policy for policy in policies if policy is not None]
 
     async def sync_clock(self) -> None:
         """Anchor the clock to the time of Redis."""
-        redis_time, round_trip = await self._redis_time()
-        if round_trip > _SLOW_ROUND_TRIP and self.clock.anchor_age() > _ANCHOR_AGAIN:
-            # It may have waited for a new connection on the way there; the next one finds it open.
+        is_fresh, quickest = self.clock.anchor_age() <= _ANCHOR_AGAIN, math.inf
+        for _ in range(_TIME_SAMPLES):
             redis_time, round_trip = await self._redis_time()
-        self.clock.anchor(redis_time, round_trip)
+            if round_trip < quickest:
+                self.clock.anchor(redis_time, round_trip)
+                quickest = round_trip
+            if is_fresh or round_trip <= _SLOW_ROUND_TRIP:
+                break
+            # It may have waited for a new connection on the way there; the next one finds it open.
 
     async def _redis_time(self) -> tuple[float, float]:
         """The time of Redis, and how long the answer took, s."""
@@ -214,14 +224,12 @@ class Broker:
         self, *, heal: bool, decode: bool = False, longest: int | None = None
     ) -> Reconciliation:
         """A search for damage, yet to be started."""
-        return Reconciliation(
-            self._runner, self._connection, self.clock, heal=heal, decode=decode, longest=longest
-        )
+        return Reconciliation(self._runner, self.clock, heal=heal, decode=decode, longest=longest)
 
-    async def take_turn(self, queues: Sequence[str], owner: str, ttl: int) -> list[str]:
-        """Those queues that nobody has searched for damage for ``ttl`` s: ``owner`` is to do it now."""
+    async def take_turn(self, queues: Sequence[str], ttl: int) -> list[str]:
+        """Those queues that nobody has searched for damage for ``ttl`` s: the owner is to do it now."""
         calls = [
-            command("SET", keys.reconciler(queue), owner, "NX", "EX", ttl, read=bool)
+            command("SET", keys.reconciler(queue), self.owner, "NX", "EX", ttl, read=bool)
             for queue in queues
         ]
         answers = await self._runner.run_all(calls)
@@ -232,7 +240,7 @@ class Broker:
         expires_at = int(self.clock.now()) + LEASE_SECONDS
         stamp = next(self._stamps)
         return [
-            Grant(queue, stamp, self._owner, expires_at, expires_at, expires_at) for queue in queues
+            Grant(queue, stamp, self.owner, expires_at, expires_at, expires_at) for queue in queues
         ]
 
     async def turn(
@@ -420,25 +428,22 @@ class Broker:
         args: list[Word] = [ttl, server.encode()]
         for worker in workers:
             args += (worker.task_id, worker.encode())
-        await self._run_each(
+        calls = [
             script_call("list_presence", [keys.SERVERS], [expires_at, server_key], nothing),
             script_call("list_presence", [keys.WORKERS], [expires_at, workers_key], nothing),
             script_call("write_server_state", [server_key, workers_key], args, nothing),
-        )
+        ]
+        await self._runner.run_each(calls)
 
     async def clear_server_state(self, server: ServerInfo) -> None:
         """Show a server no longer."""
         server_key, workers_key = _presence_keys(server)
-        await self._run_each(
+        calls = [
             command("ZREM", keys.SERVERS, server_key, read=nothing),
             command("ZREM", keys.WORKERS, workers_key, read=nothing),
             command("DEL", server_key, workers_key, read=nothing),
-        )
-
-    async def _run_each(self, *calls: Call[Any]) -> None:
-        for answer in await self._runner.run_all(calls):
-            if isinstance(answer, BrokerError):
-                raise answer
+        ]
+        await self._runner.run_each(calls)
 
     async def _run_per_queue(self, queues: Sequence[str], calls: Sequence[Call[Any]]) -> list[Any]:
         """Answers of the queues that gave one; the errors of the others are reported, not raised."""
@@ -467,7 +472,9 @@ class Broker:
                 _log_set_aside(queue, record)
 
     async def _set_aside_wrong_types(self, queue: str) -> None:
-        for name in await self._runner.run(set_aside_wrong_types_call(queue)):
+        for name in await self._runner.run(
+            set_aside_wrong_types_call(queue, container_types(queue))
+        ):
             logger.error(
                 "a key of queue %s held the wrong type of value; set it aside as %s%s",
                 queue,

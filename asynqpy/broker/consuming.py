@@ -62,12 +62,12 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
         backlog, tasks, repeated = answer
         deliveries, unreadable = [], []
         for raw_id, data in zip(tasks[::2], tasks[1::2], strict=True):
-            lease = Lease(queue, _text(raw_id), stamp, grant.expires_at)
+            lease = Lease(queue, text(raw_id), stamp, grant.expires_at)
             try:
-                deliveries.append(Delivery(_decode(queue, lease.id, data), lease))
+                deliveries.append(Delivery(message_of(queue, raw_id, data), lease))
             except MalformedMessageError as error:
                 unreadable.append(Unreadable(raw_id, lease.fence, str(error)))
-        names = [_text(raw_id) for raw_id in repeated]
+        names = [text(raw_id) for raw_id in repeated]
         return Dequeued(queue, backlog, deliveries, unreadable, names)
 
     return script_call("dequeue", script_keys, args, read)
@@ -108,7 +108,7 @@ def _silent_lease(
     number = int(crashes) if crashes.isdigit() else 0
     lease = SilentLease(queue, raw_id, score.decode(), crashes=number)
     # A Go worker leaves the field as an earlier owner wrote it.
-    return lease if lease.is_go else replace(lease, owner=_text(owner))
+    return lease if lease.is_go else replace(lease, owner=text(owner))
 
 
 def orphan_call(lease: SilentLease) -> Call[Orphan | Unreadable]:
@@ -116,23 +116,24 @@ def orphan_call(lease: SilentLease) -> Call[Orphan | Unreadable]:
 
     def read(data: bytes | None) -> Orphan | Unreadable:
         try:
-            return Orphan(_decode(lease.queue, _text(lease.id), data or b""), lease)
+            return Orphan(message_of(lease.queue, lease.id, data or b""), lease)
         except MalformedMessageError as error:
             return Unreadable(lease.id, lease.score, str(error))
 
     return command("HGET", keys.task_prefix(lease.queue).encode() + lease.id, "msg", read=read)
 
 
-def _text(raw: bytes) -> str:
-    """An id as text. One that is no UTF-8 becomes another text, and so matches no message."""
+def text(raw: bytes) -> str:
+    """Bytes of Redis to be shown, or an id. What is no UTF-8 becomes another text."""
     return raw.decode("utf-8", "replace")
 
 
-def _decode(queue: str, task_id: str, data: bytes) -> TaskMessage:
+def message_of(queue: str, task_id: bytes, data: bytes) -> TaskMessage:
+    """The message of this very task; raises ``MalformedMessageError`` for anything else."""
     if not data:
         raise MalformedMessageError("there is an id, but no message")
     message = TaskMessage.decode(data)
-    if message.id != task_id or message.queue != queue:
+    if message.id.encode() != task_id or message.queue != queue:
         raise MalformedMessageError(
             f"the message is that of task {message.id!r} of queue {message.queue!r}"
         )

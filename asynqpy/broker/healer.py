@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH, chunks
+from asynqpy.broker.consuming import text
 from asynqpy.broker.findings import Finding, Problem
+from asynqpy.broker.maintenance import container_types, set_aside_wrong_types_call
 from asynqpy.broker.reconciling import (
     Suspect,
-    container_types,
     digest,
     readable,
     reclaim_set_call,
     reconcile_call,
     reindex_groups_call,
     release_leaked_locks_call,
-    set_aside_call,
     suspect_of,
-    text,
 )
-from asynqpy.broker.scripts import Call, Runner, Word, command, is_wrong_type
+from asynqpy.broker.scripts import Runner, Word, command, is_wrong_type
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError
 
@@ -83,7 +82,7 @@ class Healer:
 
     async def types(self, found: Sequence[bytes]) -> dict[bytes, str]:
         """The types of keys, ``none`` of one that is not there."""
-        answers = await self._run_all([command("TYPE", key, read=_word) for key in found])
+        answers = await self._runner.run_each([command("TYPE", key, read=_word) for key in found])
         return dict(zip(found, answers, strict=True))
 
     async def set_aside(self, queue: str, wrong: Mapping[bytes, str]) -> Step:
@@ -92,7 +91,7 @@ class Healer:
             return Step()
         names = [f"key:{text(key.partition(b'}:')[2])}" for key in wrong]
         if self.heals:
-            names = await self._runner.run(set_aside_call(queue, wrong))
+            names = await self._runner.run(set_aside_wrong_types_call(queue, wrong))
         subjects = [name.removeprefix("key:") for name in names]
         return Step([self._finding(Problem.WRONG_TYPE, queue, it, "set aside") for it in subjects])
 
@@ -210,13 +209,6 @@ class Healer:
         self, problem: Problem, queue: str, subject: str, repair: str, detail: str = ""
     ) -> Finding:
         return Finding(problem, queue, subject, repair, detail, self.heals)
-
-    async def _run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
-        answers = await self._runner.run_all(calls)
-        for answer in answers:
-            if isinstance(answer, BrokerError):
-                raise answer
-        return answers
 
 
 def group_key(queue: str, name: bytes) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH
-from asynqpy.broker.consuming import Unreadable
+from asynqpy.broker.consuming import Unreadable, text
 from asynqpy.broker.scripts import Call, Word, script_call
 from asynqpy.clock import Clock
 
@@ -64,23 +64,21 @@ def quarantine_call(
     return script_call("quarantine", script_keys, args, list)
 
 
-def set_aside_wrong_types_call(queue: str) -> Call[list[str]]:
-    """Rename the containers of a queue that hold the wrong type of value; answer their new names."""
-    containers = {
-        keys.pending(queue): "list",
-        keys.active(queue): "list",
-        keys.lease(queue): "zset",
-        keys.scheduled(queue): "zset",
-        keys.retry(queue): "zset",
-        keys.archived(queue): "zset",
-        keys.completed(queue): "zset",
-        keys.groups(queue): "set",
-    }
+def container_types(queue: str) -> dict[bytes, str]:
+    """The keys that a queue has one of, and their types."""
+    sorted_sets = [keys.lease, keys.scheduled, keys.retry, keys.archived, keys.completed]
+    types = {keys.pending(queue): "list", keys.active(queue): "list", keys.groups(queue): "set"}
+    types |= {key(queue): "zset" for key in (*sorted_sets, keys.aggregation_sets)}
+    return {key.encode(): kind for key, kind in types.items()}
+
+
+def set_aside_wrong_types_call(queue: str, expected: Mapping[bytes, str]) -> Call[list[str]]:
+    """Rename those of the keys that do not hold the type that is expected; answer their new names."""
     args: list[Word] = [keys.quarantine_prefix(queue)]
-    for key, kind in containers.items():
-        args += (kind, key.rpartition(":")[2])
+    for key, kind in expected.items():
+        args += (kind, key.partition(b"}:")[2])
 
     def read(names: list[bytes]) -> list[str]:
-        return [name.decode() for name in names]
+        return [text(name) for name in names]
 
-    return script_call("set_aside_wrong_types", list(containers), args, read)
+    return script_call("set_aside_wrong_types", list(expected), args, read)

@@ -12,13 +12,12 @@ from typing import Any
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH, chunks
-from asynqpy.broker.connection import Connection
 from asynqpy.broker.healer import Healer, Step, Steps, group_key
 from asynqpy.broker.keyspace import WALKED, Keyspace
+from asynqpy.broker.maintenance import container_types
 from asynqpy.broker.messages import TaskState
 from asynqpy.broker.reconciling import (
     Suspect,
-    container_types,
     survey_list_call,
     survey_sorted_call,
     survey_tasks_call,
@@ -51,7 +50,6 @@ class Reconciliation:
     def __init__(
         self,
         runner: Runner,
-        connection: Connection,
         clock: Clock,
         *,
         heal: bool,
@@ -60,7 +58,7 @@ class Reconciliation:
     ) -> None:
         self._runner = runner
         self._healer = Healer(runner, clock, heals=heal)
-        self._keyspace = Keyspace(runner, connection)
+        self._keyspace = Keyspace(runner)
         self._clock = clock
         self._decode = decode
         self._longest = longest

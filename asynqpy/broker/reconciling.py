@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha1
-from typing import Any, TypeVar
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH
+from asynqpy.broker.consuming import message_of, text
 from asynqpy.broker.findings import Finding, Problem
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.scripts import Call, Word, load
+from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.broker.settling import ARCHIVE_LIMIT
 from asynqpy.clock import Clock
 from asynqpy.errors import MalformedMessageError
-
-T = TypeVar("T")
 
 #: Seconds after the end of a lease, or of an aggregation's deadline, for which its holder may still be at work: Go
 #: writes both by the clocks of its hosts.
 GRACE = 30
-
-#: Most archived tasks to keep, as in ``archive.lua``: Go's own trim fails on lists that are much longer.
-_MOST_ARCHIVED = 10_000
 
 #: The repairs of ``reconcile.lua`` that change nothing.
 _LEFT = "left"
@@ -79,19 +75,14 @@ def suspect_of(queue: str, task_id: bytes, data: bytes | None, state: bytes | No
 def readable(queue: str, task_id: bytes, data: bytes) -> TaskMessage | None:
     """The message of this very task, or ``None`` for anything else."""
     try:
-        message = TaskMessage.decode(data)
+        return message_of(queue, task_id, data)
     except MalformedMessageError:
         return None
-    return message if message.id.encode() == task_id and message.queue == queue else None
 
 
 def digest(data: bytes) -> str:
     """A message by which a script knows it again."""
     return sha1(data, usedforsecurity=False).hexdigest()
-
-
-def text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
 
 
 def reconcile_call(
@@ -107,7 +98,7 @@ def reconcile_call(
         now,
         clock.now_ns(),
         now - GRACE,
-        _MOST_ARCHIVED,
+        ARCHIVE_LIMIT,
         *(word for suspect in suspects for word in suspect.words()),
     ]
     script_keys = [
@@ -139,7 +130,7 @@ def reconcile_call(
             if problem
         ]
 
-    return _call("reconcile", script_keys, args, read)
+    return script_call("reconcile", script_keys, args, read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +144,7 @@ class Surveyed:
 def survey_list_call(queue: str, key: str, state: TaskState, start: int) -> Call[Surveyed]:
     """Look through ``MAX_BATCH`` ids of a list from an index on."""
     args: list[Word] = [keys.task_prefix(queue), str(state), start, start + MAX_BATCH - 1]
-    return _call("survey_list", [key, keys.lease(queue)], args, _surveyed)
+    return script_call("survey_list", [key, keys.lease(queue)], args, _surveyed)
 
 
 def survey_sorted_call(
@@ -161,7 +152,7 @@ def survey_sorted_call(
 ) -> Call[Surveyed]:
     """Look through ids of a sorted set."""
     args: list[Word] = [keys.task_prefix(queue), str(state), group, *ids]
-    return _call("survey_sorted_set", [key], args, _surveyed)
+    return script_call("survey_sorted_set", [key], args, _surveyed)
 
 
 def _surveyed(answer: tuple[list[bytes], list[bytes]]) -> Surveyed:
@@ -197,7 +188,7 @@ def survey_tasks_call(queue: str, ids: Sequence[bytes]) -> Call[SurveyedTasks]:
         )
 
     args: list[Word] = [keys.task_prefix(queue), keys.group_prefix(queue), *ids]
-    return _call("survey_tasks", script_keys, args, read)
+    return script_call("survey_tasks", script_keys, args, read)
 
 
 def reindex_groups_call(
@@ -217,7 +208,7 @@ def reindex_groups_call(
 
     args: list[Word] = [keys.task_prefix(queue), keys.group_prefix(queue), _mode(heal), *names]
     script_keys = [keys.groups(queue), keys.aggregation_sets(queue)]
-    return _call("reindex_groups", script_keys, args, read)
+    return script_call("reindex_groups", script_keys, args, read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +235,7 @@ def reclaim_set_call(queue: str, name: bytes, now: float, *, heal: bool) -> Call
         keys.groups(queue),
     ]
     args: list[Word] = [group, int(now) - GRACE, _mode(heal), MAX_BATCH]
-    return _call("reclaim_set", script_keys, args, read)
+    return script_call("reclaim_set", script_keys, args, read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,36 +266,8 @@ def release_leaked_locks_call(queue: str, locks: Sequence[bytes], *, heal: bool)
         return Locks(found, [lock for lock, word, _ in told if word == b"wrong_type"])
 
     args = [keys.task_prefix(queue), _mode(heal)]
-    return _call("release_leaked_locks", locks, args, read)
-
-
-def set_aside_call(queue: str, expected: Mapping[bytes, str]) -> Call[list[str]]:
-    """Rename those of the keys that do not hold the type that is expected; answer their new names."""
-    args: list[Word] = [keys.quarantine_prefix(queue)]
-    for key, kind in expected.items():
-        args += (kind, key.partition(b"}:")[2])
-
-    def read(names: list[bytes]) -> list[str]:
-        return [text(name) for name in names]
-
-    return _call("set_aside_wrong_types", list(expected), args, read)
-
-
-def container_types(queue: str) -> dict[bytes, str]:
-    """The keys that a queue has one of, and their types."""
-    sorted_sets = [keys.lease, keys.scheduled, keys.retry, keys.archived, keys.completed]
-    types = {keys.pending(queue): "list", keys.active(queue): "list", keys.groups(queue): "set"}
-    types |= {key(queue): "zset" for key in (*sorted_sets, keys.aggregation_sets)}
-    return {key.encode(): kind for key, kind in types.items()}
+    return script_call("release_leaked_locks", locks, args, read)
 
 
 def _mode(heal: bool) -> str:
     return "heal" if heal else "dry"
-
-
-def _call(
-    name: str, script_keys: Sequence[Word], args: Sequence[Word], read: Callable[[Any], T]
-) -> Call[T]:
-    """As ``script_call``, for keys that may be no UTF-8."""
-    script = load(name)
-    return Call(("EVALSHA", script.sha, len(script_keys), *script_keys, *args), read, script)

@@ -75,7 +75,7 @@ def command(*words: Word, read: Callable[[Any], T]) -> Call[T]:
 
 
 def script_call(
-    name: str, keys: Sequence[str], args: Sequence[Word], read: Callable[[Any], T]
+    name: str, keys: Sequence[Word], args: Sequence[Word], read: Callable[[Any], T]
 ) -> Call[T]:
     script = load(name)
     return Call(("EVALSHA", script.sha, len(keys), *keys, *args), read, script)
@@ -102,11 +102,17 @@ class Runner:
 
     async def run(self, call: Call[T]) -> T:
         """Send one call. Raises ``BrokerError``."""
-        (answer,) = await self.run_all([call])
-        if isinstance(answer, BrokerError):
-            raise answer
-        result: T = answer
+        result: T
+        (result,) = await self.run_each([call])
         return result
+
+    async def run_each(self, calls: Sequence[Call[Any]]) -> list[Any]:
+        """Send all calls in one pipeline; return their answers. Raises the first ``BrokerError`` among them."""
+        answers = await self.run_all(calls)
+        for answer in answers:
+            if isinstance(answer, BrokerError):
+                raise answer
+        return answers
 
     async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
         """Send all calls in one pipeline; return the answer or the ``BrokerError`` of each, in order.
@@ -120,17 +126,21 @@ class Runner:
             for call, reply in zip(calls, replies, strict=True)
         ]
 
-    async def ask_primaries(self, *words: Word) -> list[Any]:
-        """What Redis answers, or each primary of a cluster, to a command that reads. Raises ``BrokerError``."""
+    async def primaries(self) -> list[Any]:
+        """The primaries of a cluster; otherwise one nameless node. Raises ``BrokerError``."""
         client = self._connection.client
         if not isinstance(client, RedisCluster):
-            return [await self.run(command(*words, read=lambda answer: answer))]
+            return [None]
         await self.run(command("PING", read=nothing))  # waits where it must, and finds the nodes
+        return list(client.get_primaries())
+
+    async def ask(self, node: Any, call: Call[T]) -> T:
+        """Send a command that reads to one of the ``primaries``. Raises ``BrokerError``."""
+        if node is None:
+            return await self.run(call)
         with self.errors():
-            return [
-                await client.execute_command(*words, target_nodes=node)
-                for node in client.get_primaries()
-            ]
+            answer = await self._connection.client.execute_command(*call.words, target_nodes=node)
+        return call.read(answer)
 
     async def _resend_unknown_scripts(self, calls: Sequence[Call[Any]], replies: list[Any]) -> None:
         unknown = [

@@ -16,7 +16,7 @@ from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Retry
 from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError
 from asynqpy.priority import Priority
-from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT, Executor
 from asynqpy.server.lost_grants import LostGrants
 from asynqpy.server.runs import Run, Runs
@@ -73,10 +73,9 @@ class Processor(Service):
         self._executor = executor
         self._settler = settler
         self._runs = runs
-        self._report = report
         self._retry_due = retry_due
         self._lost_grants = LostGrants(clock=clock)
-        self._reports: set[asyncio.Task[None]] = set()
+        self._reports = LaterReports(report)
         self._fetching = True
         self._backlog: dict[str, int] = {}
         self._complained: dict[str, float] = {}
@@ -234,12 +233,7 @@ class Processor(Service):
             task.type,
             extra={"task_id": task.id, "queue": task.queue},
         )
-        sending = asyncio.create_task(
-            self._report.send(task, LeaseExpiredError(LEASE_EXPIRED_TEXT)),
-            name=f"asynqpy:report:{task.id}",
-        )
-        self._reports.add(sending)
-        sending.add_done_callback(self._reports.discard)
+        self._reports.send([(task, LeaseExpiredError(LEASE_EXPIRED_TEXT))])
 
     def stop_fetching(self) -> None:
         """Take no more tasks; those that run go on."""
@@ -285,12 +279,9 @@ class Processor(Service):
             if len(self._settler) or len(self._lost_grants):
                 await asyncio.sleep(_LAST_FLUSH)
                 await self._flush()
-            if self._reports:
-                await asyncio.wait(self._reports, timeout=_LAST_FLUSH)
+            await self._reports.wait()
         finally:
-            for sending in list(self._reports):
-                sending.cancel()
-            await asyncio.gather(*self._reports, return_exceptions=True)
+            await self._reports.cancel()
 
     async def _flush(self) -> None:
         unsettled = self._settler.take(everything=True)

@@ -35,15 +35,13 @@ class Reconciler(Service):
         *,
         broker: Broker,
         queues: Sequence[str],
-        owner: str,
         interval: float = 60.0,
         first_search: float = 120.0,
     ) -> None:
-        """The first search begins ``first_search`` s after the start at the earliest; ``owner`` names the server."""
+        """The first search begins ``first_search`` s after the start at the earliest."""
         super().__init__(interval=interval * random.uniform(0.25, 0.5))
         self._broker = broker
         self._queues = queues
-        self._owner = owner
         self._usual_interval = interval
         self._next_search = time.monotonic() + first_search
 
@@ -58,7 +56,7 @@ class Reconciler(Service):
     async def search(self) -> None:
         """Search those queues whose turn it is."""
         self._next_search = time.monotonic() + self._usual_interval
-        queues = await self._broker.take_turn(self._queues, self._owner, _SEARCH_INTERVAL)
+        queues = await self._broker.take_turn(self._queues, _SEARCH_INTERVAL)
         if not queues or self._stopping.is_set():
             return
         search = self._broker.reconciliation(heal=True, longest=_LONGEST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from asynqpy.broker.outcomes import (
 )
 from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerError, LeaseExpiredError, WorkerCrashedError
-from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT
-from asynqpy.server.service import Service, cancel_until_done
+from asynqpy.server.service import Service
 from asynqpy.server.suspects import Suspects
 from asynqpy.server.verdict import after_crash
 from asynqpy.server.watch import Watch, silent_until
@@ -33,9 +32,6 @@ logger = logging.getLogger("asynqpy.server")
 #: Seconds between two looks, and between those while some lease is watched.
 _INTERVAL = 2.0
 _WATCHING = 1.0
-
-#: Seconds that error handlers get to end when the server stops.
-_LAST_REPORTS = 0.5
 
 #: Tasks recovered at a time; their payloads are read for it.
 _PAGE = 100
@@ -69,13 +65,12 @@ class Recoverer(Service):
         self._broker = broker
         self._clock = clock
         self._queues = queues
-        self._report = report
         self._owner = owner
         self._claims = claims
         self._retry_due = retry_due
         self._watch = Watch()
         self._suspects = Suspects()
-        self._reports: set[asyncio.Task[None]] = set()
+        self._reports = LaterReports(report)
 
     async def tick(self) -> float | None:
         try:
@@ -95,10 +90,10 @@ class Recoverer(Service):
 
     async def finish(self) -> None:
         """Give error handlers a moment to end."""
-        if self._reports:
-            await asyncio.wait(self._reports, timeout=_LAST_REPORTS)
-        for report in list(self._reports):
-            await cancel_until_done(report)
+        try:
+            await self._reports.wait()
+        finally:
+            await self._reports.cancel()
 
     async def _unclaimed(self, silent: Sequence[SilentLease]) -> set[SilentLease]:
         """Leases of dead servers, and our own that we know nothing of: a Redis that lost its last writes has such."""
@@ -125,7 +120,7 @@ class Recoverer(Service):
             _log(recovery)
             if isinstance(recovery.outcome, Retry):
                 self._retry_due(recovery.outcome.at)
-        self._report_later(done)
+        self._reports.send([(_task_of(it.orphan), it.error) for it in done])
 
     def _recovery(self, orphan: Orphan, unclaimed: Set[SilentLease]) -> _Recovery:
         lease, now = orphan.lease, self._clock.now()
@@ -139,17 +134,6 @@ class Recoverer(Service):
         # Else its server lives, and has let it go or knows nothing of it: nobody died.
         settlement = Settlement(orphan.message, lease.score, outcome, now)
         return _Recovery(orphan, error, outcome, settlement)
-
-    def _report_later(self, recoveries: Sequence[_Recovery]) -> None:
-        """Tell the error handler, one task after the other, but let no slow one hold up the recovery of others."""
-        if recoveries:
-            report = asyncio.create_task(self._report_all(recoveries), name="asynqpy:report")
-            self._reports.add(report)
-            report.add_done_callback(self._reports.discard)
-
-    async def _report_all(self, recoveries: Sequence[_Recovery]) -> None:
-        for recovery in recoveries:
-            await self._report.send(_task_of(recovery.orphan), recovery.error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ class Server:
             clock=clock,
             queues=queues,
             report=self._report,
-            owner=self._describe(0).owner,
+            owner=broker.owner,
             claims=self._processor.claims,
             retry_due=self._forwarder.expect,
         )
@@ -297,7 +297,7 @@ class Server:
             interval=self._janitor_interval,
             batch_size=self._janitor_batch_size,
         )
-        reconciler = Reconciler(broker=broker, queues=queues, owner=self._describe(0).owner)
+        reconciler = Reconciler(broker=broker, queues=queues)
         self._senders: list[Service] = [self._forwarder, recoverer, janitor, reconciler]
         self._others: list[Service] = [
             Canceler(broker=broker, runs=runs),

@@ -24,7 +24,6 @@ _FALLBACK_TIMEOUT = 30 * 60
 #: Longest delay that a ``retry_delay`` may ask for, s: a hundred years still fit the wire.
 _LONGEST_DELAY = 100 * 366 * 86_400.0
 
-
 #: Longest delay (s) of a task that was there when two workers died; doubled for each one after that, up to the second.
 _PART_COMPANY, _PART_FOR_LONG = 30.0, 120.0
 

@@ -60,11 +60,6 @@ def deployment(request: pytest.FixtureRequest) -> Deployment:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def broker(redis_url: str, clock: FakeClock) -> AsyncIterator[Broker]:
     broker = Broker(redis_url, clock)
     yield broker

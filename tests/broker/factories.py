@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from asynqpy.broker import asynq_pb2 as pb
-from asynqpy.broker.messages import TaskMessage, TaskState
+from asynqpy.broker.messages import ServerInfo, TaskMessage, TaskState, WorkerInfo
 from asynqpy.broker.outcomes import Lease, Outcome, Settlement
 from asynqpy.broker.producing import NewTask
 from asynqpy.clock import Clock
@@ -15,6 +16,28 @@ LOCK = "asynq:{default}:unique:report:"
 
 #: The stamp of the worker whose turn it is in a test.
 STAMP = 12_345
+
+SERVER = ServerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    concurrency=1,
+    queues={"default": 1},
+    status="active",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    active_worker_count=1,
+)
+WORKER = WorkerInfo(
+    host="h",
+    pid=1,
+    server_id="s",
+    task_id="t1",
+    task_type="t",
+    task_payload=b"",
+    queue="default",
+    start_time=datetime(2026, 1, 1, tzinfo=UTC),
+    deadline=datetime(2026, 1, 1, tzinfo=UTC),
+)
 
 
 def new_task(

@@ -29,9 +29,26 @@ async def test_the_clock_follows_redis(redis_url: str, redis: Redis) -> None:
     await broker.close()
 
 
-@pytest.mark.parametrize(("age", "asks"), [(float("inf"), 1), (61.0, 1), (59.0, 0)])
+async def test_of_slow_answers_the_quickest_tells_the_time(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waited for a connection would put the clock ahead by half of the wait."""
+    broker = Broker(redis_url)
+    answers = iter([(1_000.0, 3.0), (1_003.0, 0.02), (1_005.0, 4.0), (9_999.0, 0.0)])
+
+    async def redis_time() -> tuple[float, float]:
+        return next(answers)
+
+    monkeypatch.setattr(broker, "_redis_time", redis_time)
+    await broker.sync_clock()
+    assert broker.clock.now() == pytest.approx(1_003.01, abs=0.5)
+    assert next(answers) == (9_999.0, 0.0)
+    await broker.close()
+
+
+@pytest.mark.parametrize(("age", "asks"), [(float("inf"), True), (61.0, True), (59.0, False)])
 async def test_the_clock_is_anchored_again_when_that_was_long_ago(
-    redis_url: str, redis: Redis, age: float, asks: int
+    redis_url: str, redis: Redis, age: float, asks: bool
 ) -> None:
     class Aged(FakeClock):
         anchored = 0
@@ -45,7 +62,7 @@ async def test_the_clock_is_anchored_again_when_that_was_long_ago(
     clock = Aged()
     broker = Broker(redis_url, clock)
     await broker.keep_clock()
-    assert clock.anchored == asks
+    assert bool(clock.anchored) == asks
     await broker.close()
 
 
@@ -55,7 +72,7 @@ async def test_of_many_who_want_the_clock_anchored_one_asks_and_all_share_the_an
     broker = Broker(redis_url)
     asked = count_calls(broker)
     await asyncio.gather(*(broker.keep_clock() for _ in range(20)))
-    assert 1 <= len(asked) <= 2  # a slow round trip is repeated
+    assert 1 <= len(asked) <= 3  # a slow round trip is repeated
     assert broker.clock.anchor_age() < 5
     await broker.close()
 

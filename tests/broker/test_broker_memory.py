@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
 
 import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
-from asynqpy.broker.messages import ServerInfo, WorkerInfo
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
 from asynqpy.errors import BrokerFullError
 from tests import redis_state as state
 from tests.broker.factories import (
     LOCK,
+    SERVER,
+    WORKER,
     grouped_task,
     lease_on,
     lease_score,
@@ -24,28 +24,6 @@ from tests.broker.factories import (
 )
 from tests.fake_clock import FakeClock
 from tests.redis_process import RedisProcess, start_redis
-
-SERVER = ServerInfo(
-    host="h",
-    pid=1,
-    server_id="s",
-    concurrency=1,
-    queues={"default": 1},
-    status="active",
-    start_time=datetime(2026, 1, 1, tzinfo=UTC),
-    active_worker_count=1,
-)
-WORKER = WorkerInfo(
-    host="h",
-    pid=1,
-    server_id="s",
-    task_id="t1",
-    task_type="t",
-    task_payload=b"",
-    queue="default",
-    start_time=datetime(2026, 1, 1, tzinfo=UTC),
-    deadline=datetime(2026, 1, 1, tzinfo=UTC),
-)
 
 
 @pytest.fixture(scope="module")

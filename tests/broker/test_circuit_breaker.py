@@ -126,7 +126,7 @@ async def test_a_probe_that_hangs_is_given_up_for_dead(redis_away: FakeRedis) ->
     redis_away.hangs = asyncio.Event().wait
     prober = asyncio.create_task(redis_away.call())
     await eventually(lambda: redis_away.probes)
-    await asyncio.sleep(0.6)
+    await eventually(lambda: not redis_away.breaker._is_probed(time.monotonic()))
     redis_away.hangs, redis_away.is_up = None, True
     assert await redis_away.call() == "done"
     prober.cancel()

@@ -25,7 +25,7 @@ async def test_every_key_of_every_node_is_found(
     names = {f"asynq:{{q{n}}}:pending".encode() for n in range(1500)}
     await runner.run_all([command("LPUSH", name, "t", read=nothing) for name in names])
     await runner.run(command("SET", "other", "1", read=nothing))
-    keyspace = Keyspace(runner, connection)
+    keyspace = Keyspace(runner)
     pages = [page async for page in keyspace.scan(b"asynq:{*}:*")]
     assert {name for page in pages for name in page} == names
     assert len(pages) >= 3
@@ -34,7 +34,7 @@ async def test_every_key_of_every_node_is_found(
 
 async def test_nobody_there_is_a_broker_error() -> None:
     connection = Connection.open("redis-cluster://127.0.0.1:1")
-    keyspace = Keyspace(Runner(connection), connection)
+    keyspace = Keyspace(Runner(connection))
     with pytest.raises(BrokerError):
         await keyspace.size()
     await connection.close()

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.findings import Problem
+from asynqpy.broker.maintenance import set_aside_wrong_types_call
 from asynqpy.broker.messages import TaskState
 from asynqpy.broker.reconciling import (
     Suspect,
@@ -19,7 +20,6 @@ from asynqpy.broker.reconciling import (
     reconcile_call,
     reindex_groups_call,
     release_leaked_locks_call,
-    set_aside_call,
     survey_list_call,
     survey_sorted_call,
     survey_tasks_call,
@@ -346,7 +346,9 @@ async def test_lock_of_a_task_that_can_still_run_or_is_archived_stays(
 async def test_key_is_set_aside_under_its_whole_name(runner: Runner, redis: Redis) -> None:
     group = key("default", "g:a:b")
     await ask(redis, "SET", group, "x")
-    assert await runner.run(set_aside_call("default", {group.encode(): "zset"})) == ["key:g:a:b"]
+    assert await runner.run(set_aside_wrong_types_call("default", {group.encode(): "zset"})) == [
+        "key:g:a:b"
+    ]
     assert await ask(redis, "GET", f"{QUARANTINE}:key:g:a:b") == b"x"
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
@@ -13,7 +12,7 @@ from redis.asyncio import Redis
 from asynqpy.broker import keys
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import Connection
-from asynqpy.broker.messages import ServerInfo, TaskState, WorkerInfo
+from asynqpy.broker.messages import TaskState
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
 from asynqpy.broker.reconciling import (
     Suspect,
@@ -29,32 +28,11 @@ from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, load, n
 from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.conftest import Deployment
-from tests.broker.factories import lease_on, lease_score, new_task, settlement
+from tests.broker.factories import SERVER, WORKER, lease_on, lease_score, new_task, settlement
 from tests.fake_clock import FakeClock
 from tests.redis_process import HOST, RedisProcess, free_port, start_redis
 from tests.redis_proxy import RedisProxy
 
-SERVER = ServerInfo(
-    host="h",
-    pid=1,
-    server_id="s",
-    concurrency=1,
-    queues={"default": 1},
-    status="active",
-    start_time=datetime(2026, 1, 1, tzinfo=UTC),
-    active_worker_count=1,
-)
-WORKER = WorkerInfo(
-    host="h",
-    pid=1,
-    server_id="s",
-    task_id="t1",
-    task_type="t",
-    task_payload=b"",
-    queue="default",
-    start_time=datetime(2026, 1, 1, tzinfo=UTC),
-    deadline=datetime(2026, 1, 1, tzinfo=UTC),
-)
 OUTCOMES: list[Outcome] = [Done(), Complete(), Retry(1, "no"), Archive("no"), Requeue()]
 
 

@@ -158,6 +158,7 @@ async def test_b13_a_server_that_starts_before_redis_waits_for_its_clock(
             proxy.refuses = False
             await eventually(lambda: gate.started, within=10)
             left = (await scores(redis, "lease"))["new"] - redis_time(redis_server)
-            assert 28 < left < 31.5
+            # By the clock of its host it would be 150 s.
+            assert 25 < left < 35
             assert gate.started == ["new"]
             gate.open()

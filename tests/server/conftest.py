@@ -10,11 +10,6 @@ from tests.flaky_broker import FlakyBroker
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def broker(redis_url: str, clock: FakeClock) -> AsyncIterator[FlakyBroker]:
     """A broker on an empty Redis, under a fake clock."""
     broker = FlakyBroker(redis_url, clock)

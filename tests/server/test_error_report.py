@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.task import ActiveTask
-from tests.server.making import a_task
+from tests.server.making import a_message, a_task
 
 
 class Told(list[tuple[str, str]]):
@@ -53,3 +53,38 @@ async def test_failing_error_handler_is_logged_and_no_more(
     assert record.__dict__["task_id"] == "t1"
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
+
+
+# Reports that nobody waits for.
+
+
+async def test_later_reports_go_out_one_after_the_other() -> None:
+    told = Told()
+    reports = LaterReports(ErrorReport(told))
+    tasks = [a_task(a_message(id=task_id)) for task_id in "ab"]
+    reports.send([(task, ValueError(task.id)) for task in tasks])
+    assert told == []
+    await reports.wait()
+    assert told == [("a", "ValueError('a')"), ("b", "ValueError('b')")]
+
+
+async def test_error_handler_that_hangs_is_cancelled_when_its_moment_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asynqpy.server.error_report._LAST_WORDS", 0.01)
+    cancelled = []
+
+    async def error_handler(task: ActiveTask, error: BaseException) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(task.id)
+
+    reports = LaterReports(ErrorReport(error_handler))
+    reports.send([(a_task(), ValueError("no"))])
+    reports.send([])
+    await reports.wait()
+    assert cancelled == []
+    await reports.cancel()
+    await reports.cancel()
+    assert cancelled == ["t1"]

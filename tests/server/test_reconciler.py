@@ -42,9 +42,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def a_reconciler(broker: FlakyBroker, *, first_search: float = 1e9) -> Reconciler:
-    return Reconciler(
-        broker=broker, queues=["default", "low"], owner="host:1:uuid", first_search=first_search
-    )
+    broker.owner = "host:1:uuid"
+    return Reconciler(broker=broker, queues=["default", "low"], first_search=first_search)
 
 
 async def test_glance_heals_what_stands_in_the_way_of_tasks(
