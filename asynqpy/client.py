@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -14,8 +12,9 @@ from asynqpy import options as task_options
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
 from asynqpy.broker.producing import NewTask
-from asynqpy.errors import AsynqError, BrokerError, BrokerUnavailableError
-from asynqpy.options import Draft, TaskOptions
+from asynqpy.errors import AsynqError, BrokerError
+from asynqpy.options import TaskOptions
+from asynqpy.outbox import Outbox
 from asynqpy.task import Task, TaskInfo
 from asynqpy.unanswered import Unanswered
 
@@ -34,6 +33,7 @@ class Client:
     def __init__(self, redis: RedisSource) -> None:
         self._broker = Broker(redis)
         self._unanswered = Unanswered()
+        self._outbox = Outbox(self._send, self._unanswered)
 
     def __repr__(self) -> str:
         return f"<Client {self._broker!r}>"
@@ -59,7 +59,18 @@ class Client:
         ``TypeError`` before anything is sent, and ``BrokerError``. After ``BrokerUnavailableError`` the task may have
         been stored. With a ``task_id`` or ``unique`` it can be enqueued again by the same client, and is stored once.
         """
-        (outcome,) = await self._enqueue([task], options)
+        task_options.validate(options)
+        of_task = _merge(task, options)
+        try:
+            await self._broker.keep_clock()
+            now = self._broker.clock.now()
+        except BrokerError as error:
+            raise _one_of(error) from error.__cause__
+        token = uuid.uuid4().hex if "task_id" in of_task else ""
+        draft = task_options.draft(task.type, task.payload, of_task, now, token=token)
+        new = self._unanswered.resume(draft.task)
+        answer = await self._outbox.put(new, in_doubt=new is not draft.task)
+        outcome = _outcome(new, draft.next_process_at, answer)
         if isinstance(outcome, AsynqError):
             raise outcome
         return outcome
@@ -91,52 +102,44 @@ class Client:
     ) -> list[TaskInfo | AsynqError]:
         task_options.validate(options)
         merged = [_merge(task, options) for task in tasks]
-        token = uuid.uuid4().hex
         try:
             await self._broker.keep_clock()
             now = self._broker.clock.now()
         except BrokerError as error:
             return [_one_of(error) for _ in tasks]
+        token = uuid.uuid4().hex
         drafts = [
-            self._draft(task, of_task, now, f"{token}:{place}")
+            task_options.draft(task.type, task.payload, of_task, now, token=f"{token}:{place}")
             for place, (task, of_task) in enumerate(zip(tasks, merged, strict=True))
         ]
-        refusals = await self._store([draft.task for draft in drafts])
-        return [_outcome(draft, why) for draft, why in zip(drafts, refusals, strict=True)]
+        new = [self._unanswered.resume(draft.task) for draft in drafts]
+        answers = await self._outbox.put_all(new)
+        return [
+            _outcome(task, draft.next_process_at, answer)
+            for task, draft, answer in zip(new, drafts, answers, strict=True)
+        ]
 
-    def _draft(self, task: Task, options: TaskOptions, now: float, token: str) -> Draft:
-        draft = task_options.draft(task.type, task.payload, options, now, token=token)
-        if not self._unanswered:
-            return draft
-        return replace(draft, task=self._unanswered.resume(draft.task))
-
-    async def _store(self, tasks: list[NewTask]) -> Sequence[AsynqError | None]:
-        refusals: Sequence[AsynqError | None]
-        try:
-            refusals = await self._broker.enqueue(tasks)
-        except BrokerError as error:
-            refusals = [error] * len(tasks)
-        except asyncio.CancelledError:
-            self._note(tasks, [BrokerUnavailableError("cancelled")] * len(tasks))
-            raise
-        self._note(tasks, refusals)
-        return refusals
-
-    def _note(self, tasks: list[NewTask], answers: Sequence[AsynqError | None]) -> None:
-        for task, answer in zip(tasks, answers, strict=True):
-            self._unanswered.note(task, answer)
+    async def _send(self, tasks: list[NewTask]) -> Sequence[Exception | None]:
+        return await self._broker.enqueue(tasks)
 
 
 def _merge(task: Task, options: TaskOptions) -> TaskOptions:
+    """Options of the task with those of the call over them; to be read only."""
     if not isinstance(task, Task):
         raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
-    return task_options.merge(task.options, options) if options else task.options
+    return task_options.merge(task._options, options) if options else task._options
 
 
-def _outcome(draft: Draft, refusal: AsynqError | None) -> TaskInfo | AsynqError:
-    if isinstance(refusal, BrokerError):
-        return _one_of(refusal)
-    return refusal or _info(draft)
+def _outcome(
+    task: NewTask, next_process_at: float | None, answer: Exception | None
+) -> TaskInfo | AsynqError:
+    if answer is None:
+        return TaskInfo.of(task.message, task.state, next_process_at=next_process_at)
+    if isinstance(answer, BrokerError):
+        return _one_of(answer)
+    if isinstance(answer, AsynqError):
+        return answer
+    raise answer
 
 
 def _one_of(error: BrokerError) -> BrokerError:
@@ -144,8 +147,3 @@ def _one_of(error: BrokerError) -> BrokerError:
     mine = copy.copy(error).with_traceback(error.__traceback__)
     mine.__cause__ = error.__cause__
     return mine
-
-
-def _info(draft: Draft) -> TaskInfo:
-    new = draft.task
-    return TaskInfo.of(new.message, new.state, next_process_at=draft.next_process_at)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import uuid
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypedDict, cast
+
+import msgspec
 
 from asynqpy.broker import keys
 from asynqpy.broker.messages import INT32_MAX, TaskMessage, TaskState
@@ -56,8 +57,7 @@ class TaskOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A new task and what its ``TaskInfo`` will say of it."""
 
     task: NewTask
@@ -67,6 +67,8 @@ class Draft:
 def merge(base: TaskOptions, over: TaskOptions) -> TaskOptions:
     """Options of the task first, those of the call over them; a copy that shares nothing with either."""
     merged, over = given(base), given(over)
+    if not merged and "headers" not in over:
+        return over
     if over.keys() & {"process_in", "process_at"}:
         merged.pop("process_in", None)
         merged.pop("process_at", None)
@@ -83,12 +85,14 @@ def given(options: TaskOptions) -> TaskOptions:
 
 def validate(options: TaskOptions) -> None:
     """Raise ``ValueError`` or ``TypeError`` for an option that is not what it must be."""
-    unknown = options.keys() - _CHECKS.keys()
-    if unknown:
+    if not options:
+        return
+    if unknown := options.keys() - _CHECKS.keys():
         names = ", ".join(sorted(_CHECKS))
         raise TypeError(f"unknown task option {sorted(unknown)[0]!r}; there are {names}")
-    for name, value in given(options).items():
-        _CHECKS[name](name, value)
+    for name, value in options.items():
+        if value is not None:
+            _CHECKS[name](name, value)
 
 
 def check_text(name: str, value: object) -> str:
@@ -140,6 +144,8 @@ def draft(
 
     ``now`` is unix s. ``token`` stands for this attempt when the caller chose the id (see ``enqueue.lua``).
     """
+    if not options:
+        return Draft(NewTask(_plain_message(task_type, payload or b"")), now)
     queue, max_retry = options.get("queue") or DEFAULT_QUEUE, options.get("max_retry")
     task_id = options.get("task_id")
     process_at = _process_at(options, now)
@@ -149,13 +155,13 @@ def draft(
     message = TaskMessage(
         type=task_type,
         payload=payload or b"",
-        id=task_id or str(uuid.uuid4()),
+        id=task_id or _random_id(),
         queue=queue,
         max_retry=DEFAULT_MAX_RETRY if max_retry is None else max_retry,
         timeout=timeout,
         deadline=deadline,
         unique_key=keys.unique(queue, task_type, payload) if lock_ttl else "",
-        retention=math.ceil(seconds("retention", options.get("retention") or 0)),
+        retention=_whole_seconds("retention", options.get("retention")),
         group_key=options.get("group") or "",
         headers=dict(options.get("headers") or {}),
     )
@@ -164,7 +170,34 @@ def draft(
     return Draft(new_task, next_process_at)
 
 
+def _plain_message(task_type: str, payload: bytes) -> TaskMessage:
+    """What most tasks are: no options at all."""
+    return TaskMessage(
+        type=task_type,
+        payload=payload,
+        id=_random_id(),
+        queue=DEFAULT_QUEUE,
+        max_retry=DEFAULT_MAX_RETRY,
+        timeout=DEFAULT_TIMEOUT,
+    )
+
+
+def _random_id() -> str:
+    """A UUID of version 4 (RFC 4122 §4.4), for a third of what ``uuid.uuid4`` takes. Each has randomness of its own,
+    as a supply would be the same on both sides of a fork.
+    """
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 0b11]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
+
+
+def _whole_seconds(name: str, value: Duration | None) -> int:
+    return math.ceil(seconds(name, value)) if value else 0
+
+
 def _process_at(options: TaskOptions, now: float) -> float:
+    if "process_at" not in options and "process_in" not in options:
+        return now
     for name, value in reversed(given(options).items()):  # the one given last
         if name == "process_in":
             return now + seconds(name, value)
@@ -190,7 +223,7 @@ def _lock_ttl(options: TaskOptions, delay: float) -> int:
 
 def _limits(options: TaskOptions, now: float) -> tuple[int, int]:
     """Timeout and deadline of the wire; one of them is always set, as Go asks for."""
-    timeout = math.ceil(seconds("timeout", options.get("timeout") or 0))
+    timeout = _whole_seconds("timeout", options.get("timeout"))
     deadline = options.get("deadline")
     if deadline is None:
         return timeout or DEFAULT_TIMEOUT, 0
@@ -201,6 +234,8 @@ def _limits(options: TaskOptions, now: float) -> tuple[int, int]:
 
 
 def _check_utf8(name: str, text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -21,15 +21,27 @@ def encode(payload: object) -> bytes | None:
     """
     if payload is None:
         return None
-    if isinstance(payload, bytes | bytearray | memoryview):
+    if isinstance(payload, _BYTES):
         return bytes(payload)
     if isinstance(payload, str):
         return payload.encode("utf-8")
-    data = msgspec.json.encode(payload, enc_hook=_encode_unknown)
+    data = _JSON.encode(payload)
     # msgspec writes NaN and infinities as null: the handler would read a different payload than was given.
     if b"null" in data:
         _refuse_non_finite(msgspec.to_builtins(payload, enc_hook=_encode_unknown))
     return data
+
+
+def _encode_unknown(value: Any) -> Any:
+    """msgspec asks here about types it does not know."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
+
+
+#: Made once, as is the tuple: a payload is encoded for every task.
+_JSON = msgspec.json.Encoder(enc_hook=_encode_unknown)
+_BYTES = (bytes, bytearray, memoryview)
 
 
 def decode(data: bytes, model: Any) -> Any:
@@ -46,13 +58,6 @@ def decode(data: bytes, model: Any) -> Any:
         return msgspec.json.decode(data, type=model, dec_hook=_decode_unknown)
     except (ValueError, RecursionError) as error:
         raise PayloadError(f"the payload is not JSON of {name}: {error}") from error
-
-
-def _encode_unknown(value: Any) -> Any:
-    """msgspec asks here about types it does not know."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json", by_alias=True)
-    raise TypeError(f"{type(value).__name__} is nothing that JSON can hold")
 
 
 def _decode_unknown(model: Any, value: Any) -> Any:

@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Set
+from collections import deque
+from collections.abc import Collection, Mapping, Set
+
+#: Most queues to be asked at a time that are only to tell their backlog.
+MOST_LOOKS = 16
 
 
 class Priority(ABC):
     """Divides free permits among queues, knowing what each was last seen to hold back.
 
     That knowledge is one round trip old, so it only orders the queues: permits left over after it are still offered,
-    and every queue is named in the answer (with 0 it only tells its backlog), so none is forgotten.
+    and every queue is named in the answer (with 0 it only tells its backlog), so none is forgotten. Unless it is known
+    to have nothing: then it is left out.
     """
 
     def __init__(self, queues: Mapping[str, int]) -> None:
         self._weights = dict(queues)
+        self._ring = deque(queues)
+
+    @property
+    def queues(self) -> Collection[str]:
+        return self._weights.keys()
 
     @abstractmethod
-    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
-        """Tasks to ask of each queue, ``permits`` in all. ``backlog``: tasks last seen pending there."""
+    def draw(
+        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+    ) -> dict[str, int]:
+        """Tasks to ask of each queue, ``permits`` in all; or of each of those ``among`` them.
+
+        ``backlog``: tasks last seen pending there.
+        """
+
+    def narrow(self, shares: Mapping[str, int]) -> dict[str, int]:
+        """What a busy server asks that serves very many queues: of those that are to give nothing some, in turn."""
+        if len(shares) <= MOST_LOOKS:
+            return dict(shares)
+        asked = {queue: share for queue, share in shares.items() if share}
+        most = len(asked) + MOST_LOOKS
+        for _ in range(len(self._ring)):
+            if len(asked) == most:
+                break
+            queue = self._ring[0]
+            self._ring.rotate(-1)
+            if queue in shares:
+                asked.setdefault(queue, 0)
+        return asked
+
+    def _chosen(self, queues: Collection[str], among: Set[str] | None) -> Collection[str]:
+        return queues if among is None else [queue for queue in queues if queue in among]
 
 
 class StrictPriority(Priority):
@@ -29,12 +62,16 @@ class StrictPriority(Priority):
         super().__init__(queues)
         self._order = sorted(queues, key=lambda queue: -queues[queue])
 
-    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
-        shares = dict.fromkeys(self._order, 0)
-        for queue in self._order:
+    def draw(
+        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+    ) -> dict[str, int]:
+        shares = dict.fromkeys(self._chosen(self._order, among), 0)
+        for queue in shares:
             shares[queue] = min(permits, backlog.get(queue, 0))
             permits -= shares[queue]
-        shares[self._order[0]] += permits
+        for highest in shares:
+            shares[highest] += permits
+            break
         return shares
 
 
@@ -49,15 +86,18 @@ class WeightedPriority(Priority):
         super().__init__(queues)
         self._passes = dict.fromkeys(queues, 0.0)
 
-    def draw(self, permits: int, backlog: Mapping[str, int]) -> dict[str, int]:
-        shares = dict.fromkeys(self._weights, 0)
-        waiting = {queue: backlog.get(queue, 0) for queue in self._weights}
-        idle = {queue for queue, count in waiting.items() if not count}
+    def draw(
+        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+    ) -> dict[str, int]:
+        shares = dict.fromkeys(self._chosen(self._weights, among), 0)
+        waiting = {queue: backlog.get(queue, 0) for queue in shares}
+        idle = {queue for queue in self._weights if not waiting.get(queue)}
         permits -= self._serve(permits, self._passes, waiting, shares)
         self._forget_idle(idle)
         # What is left goes out on the chance that tasks have just arrived, and is not held against a queue.
-        anything = dict.fromkeys(self._weights, permits)
-        self._serve(permits, dict.fromkeys(self._weights, 0.0), anything, shares)
+        if permits:
+            anything = dict.fromkeys(shares, permits)
+            self._serve(permits, dict.fromkeys(shares, 0.0), anything, shares)
         return shares
 
     def _serve(

@@ -8,7 +8,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar, Unpack, overload
+
+import msgspec
 
 from asynqpy import options as task_options
 from asynqpy import payload as payloads
@@ -51,7 +54,7 @@ class Task:
             ) from error
         object.__setattr__(self, "type", type)
         object.__setattr__(self, "payload", data)
-        object.__setattr__(self, "_options", task_options.merge({}, options))
+        object.__setattr__(self, "_options", task_options.merge({}, options) if options else {})
 
     def __repr__(self) -> str:
         return f"Task({self.type!r}, {self.payload!r}, **{self._options!r})"
@@ -67,8 +70,7 @@ class Task:
         return self.options.get("headers") or {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskInfo:
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What Redis knows of a task.
 
     Durations and instants that are not set are ``None``. ``retried`` counts failures so far. ``next_process_at`` is
@@ -156,9 +158,9 @@ class ActiveTask:
     """
 
     __slots__ = (
+        "_deadline",
         "_write_result",
         "cancel_cause",
-        "deadline",
         "headers",
         "id",
         "max_retry",
@@ -173,9 +175,10 @@ class ActiveTask:
         self,
         message: TaskMessage,
         *,
-        deadline: datetime,
+        deadline: float,
         write_result: Callable[[bytes], Awaitable[None]],
     ) -> None:
+        """``deadline`` is unix s."""
         self.type = message.type
         self.payload = message.payload
         self.headers: Mapping[str, str] = message.headers
@@ -183,7 +186,7 @@ class ActiveTask:
         self.queue = message.queue
         self.retried = message.retried
         self.max_retry = message.max_retry
-        self.deadline = deadline
+        self._deadline = deadline
         self.cancel_cause: CancelCause | None = None
         self.thread: TaskThread | None = None
         self._write_result = write_result
@@ -191,6 +194,10 @@ class ActiveTask:
     def __repr__(self) -> str:
         attempt = f"{self.retried + 1} of {self.max_retry + 1}"
         return f"<ActiveTask {self.type} {self.id} in {self.queue}, attempt {attempt}>"
+
+    @property
+    def deadline(self) -> datetime:
+        return instant(self._deadline)
 
     @overload
     def json(self) -> Any: ...
@@ -248,5 +255,6 @@ def _instant(unix: float | None) -> datetime | None:
     return instant(unix) if unix else None
 
 
+@lru_cache(maxsize=64)
 def _duration(seconds: int) -> timedelta | None:
     return timedelta(seconds=seconds) if seconds > 0 else None

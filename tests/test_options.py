@@ -354,3 +354,13 @@ def test_deadline_that_has_passed_is_refused(offset: float) -> None:
 def test_durations_are_seconds_whatever_they_are_given_as(value: float | timedelta) -> None:
     expected = value.total_seconds() if isinstance(value, timedelta) else value
     assert seconds("timeout", value) == expected
+
+
+def test_ids_that_are_made_are_random_uuids_of_version_four() -> None:
+    ids = [a_draft().task.message.id for _ in range(2_000)]
+    uuids = [uuid.UUID(made) for made in ids]
+    assert [str(each) for each in uuids] == ids
+    assert {(each.version, each.variant) for each in uuids} == {(4, uuid.RFC_4122)}
+    assert len(set(ids)) == 2_000
+    values = [{each.int >> bit & 1 for each in uuids} for bit in range(128)]
+    assert values.count({0, 1}) == 122  # all but those of version and variant

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynqpy.priority import Priority, StrictPriority, WeightedPriority
+from asynqpy.priority import MOST_LOOKS, Priority, StrictPriority, WeightedPriority
 
 #: Examples may take their time: the machine has other work too.
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -78,6 +78,28 @@ def test_strict_queue_gets_known_work_only_when_those_above_have_theirs(
             assert all(shares[other] >= backlog.get(other, 0) for other in above)
 
 
+@unhurried
+@given(st.integers(1, 150), st.lists(st.integers(0, 50), min_size=10, max_size=10))
+def test_narrowing_keeps_every_share_and_looks_at_all_queues_in_turn(
+    count: int, rounds: list[int]
+) -> None:
+    priority = WeightedPriority({f"q{n}": 1 for n in range(count)})
+    backlog = {f"q{n}": 100 for n in range(count)}
+    asked: set[str] = set()
+    for free in rounds:
+        shares = priority.draw(free, backlog)
+        narrow = priority.narrow(shares)
+        assert {q: n for q, n in narrow.items() if n} == {q: n for q, n in shares.items() if n}
+        assert sum(not share for share in narrow.values()) <= MOST_LOOKS
+        asked |= narrow.keys()
+    assert len(asked) == count
+
+
+def test_narrowing_leaves_few_queues_as_they_are() -> None:
+    shares = StrictPriority(QUEUES).draw(10, FULL)
+    assert list(StrictPriority(QUEUES).narrow(shares)) == list(shares)
+
+
 def test_shares_are_sixty_thirty_and_ten_percent() -> None:
     total = drawn(WeightedPriority(QUEUES), [10] * 100, FULL)
     assert total == {"critical": 600, "default": 300, "low": 100}
@@ -131,3 +153,26 @@ def test_strict_queues_of_equal_priority_keep_their_order() -> None:
 
 def test_strict_priority_offers_idle_permits_to_the_highest_queue() -> None:
     assert StrictPriority(QUEUES).draw(10, {"low": 3}) == {"critical": 7, "default": 0, "low": 3}
+
+
+@unhurried
+@given(kinds, weights, permits, backlogs, st.sets(st.sampled_from(NAMES)))
+def test_queues_known_to_be_empty_are_left_out_and_the_others_get_all_permits(
+    kind: type[Priority], queues: dict[str, int], free: int, backlog: dict[str, int], some: set[str]
+) -> None:
+    shares = kind(queues).draw(free, backlog, some)
+    assert shares.keys() == queues.keys() & some
+    assert sum(shares.values()) == (free if shares else 0)
+    assert all(share >= 0 for share in shares.values())
+
+
+def test_queue_left_out_for_a_while_earns_no_burst() -> None:
+    priority = WeightedPriority({"a": 1, "b": 1})
+    for _ in range(100):
+        priority.draw(1, {"a": 1000}, {"a"})
+    assert drawn(priority, [1] * 10, {"a": 1000, "b": 1000}) == {"a": 5, "b": 5}
+
+
+def test_highest_of_the_promising_queues_gets_what_is_left() -> None:
+    priority = StrictPriority(QUEUES)
+    assert priority.draw(10, {}, {"default", "low"}) == {"default": 10, "low": 0}

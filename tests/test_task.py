@@ -37,7 +37,7 @@ class Written:
 
 def active(payload: bytes = b"", **fields: Any) -> ActiveTask:
     message = TaskMessage(type="email:welcome", id="a1", payload=payload, max_retry=25, **fields)
-    return ActiveTask(message, deadline=DEADLINE, write_result=Written().write)
+    return ActiveTask(message, deadline=DEADLINE.timestamp(), write_result=Written().write)
 
 
 # ── what is enqueued ────────────────────────────────────────────────────────────────────────
@@ -231,7 +231,9 @@ def test_payload_of_another_shape_is_a_payload_error() -> None:
 )
 async def test_result_is_written_as_a_payload_would_be(result: object, data: bytes | None) -> None:
     written = Written()
-    task = ActiveTask(TaskMessage(type="t", id="a1"), deadline=DEADLINE, write_result=written.write)
+    task = ActiveTask(
+        TaskMessage(type="t", id="a1"), deadline=DEADLINE.timestamp(), write_result=written.write
+    )
     length = await task.write_result(result)
     assert written.data == [b'{"user_id":1}' if data is None else data]
     assert length == len(written.data[0])

@@ -31,10 +31,16 @@ class Batch(Generic[T]):
 def by_key(items: Sequence[T], key: Callable[[T], Hashable]) -> Iterator[tuple[Any, list[int]]]:
     """Places of ``items`` grouped by key, in chunks of at most ``MAX_BATCH``, order kept within a key."""
     groups: dict[Hashable, list[int]] = {}
+    latest: Hashable = None
+    places: list[int] = []
     for place, item in enumerate(items):
-        groups.setdefault(key(item), []).append(place)
-    for value, places in groups.items():
-        for chunk in chunks(places):
+        value = key(item)
+        # Mostly it is that of the item before, and that is sooner told than looked up.
+        if not groups or value != latest:
+            latest, places = value, groups.setdefault(value, [])
+        places.append(place)
+    for value, all_places in groups.items():
+        for chunk in chunks(all_places):
             yield value, chunk
 
 

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from asynqpy.broker import keys
+from asynqpy.broker.arrivals import Arrivals
 from asynqpy.broker.batches import MAX_BATCH, Batch, by_key, run_batches, spread
 from asynqpy.broker.cancellations import Cancellations
 from asynqpy.broker.connection import Connection, RedisSource
@@ -29,6 +30,8 @@ from asynqpy.broker.consuming import (
     silent_leases_call,
     stamps,
 )
+from asynqpy.broker.exchange import Word
+from asynqpy.broker.key_watch import KeyWatch
 from asynqpy.broker.maintenance import (
     Forwarded,
     container_types,
@@ -50,7 +53,7 @@ from asynqpy.broker.outcomes import (
 )
 from asynqpy.broker.producing import NewTask, enqueue_batches
 from asynqpy.broker.reconciliation import Reconciliation
-from asynqpy.broker.scripts import Call, Runner, Word, command, is_wrong_type, nothing, script_call
+from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, nothing, script_call
 from asynqpy.broker.settling import settle_batches
 from asynqpy.clock import Clock
 from asynqpy.errors import AsynqError, BrokerError, BrokerFullError, BrokerUnavailableError
@@ -106,6 +109,8 @@ class Broker:
         self._anchoring: asyncio.Task[None] | None = None
         self.owner = owner
         self.clock = clock or Clock()
+        #: For whoever keeps it open; until then nothing is known, and every queue is asked.
+        self.key_watch = KeyWatch(self._connection)
 
     def __repr__(self) -> str:
         return f"<Broker {self._connection.description}>"
@@ -220,6 +225,31 @@ class Broker:
         """A subscription to the cancel channel, yet to be opened."""
         return Cancellations(self._connection)
 
+    def arrivals(self, queues: Collection[str], arrived: Callable[[], None]) -> Arrivals:
+        """Which of the queues may have tasks; ``arrived()`` is called when some may have come."""
+        return Arrivals(self.key_watch, list(queues), arrived)
+
+    def on_delayed(self, queues: Sequence[str], changed: Callable[[], None]) -> None:
+        """Have ``changed()`` called when tasks may have been scheduled or put in retry since ``forward``."""
+        names = [key for queue in queues for key in _delayed_keys(queue)]
+        self.key_watch.on_news(names, lambda _, exists: None if exists is not None else changed())
+
+    async def marks(self, queues: Sequence[str]) -> dict[str, int]:
+        """A number for each queue that is another once there may be something new for a ``glance``.
+
+        It is 0 where there is nothing at all. Queues of which Redis does not tell have none, nor those in which
+        something is under way: that can go wrong by the mere passing of time.
+        """
+        watched = {queue: [it.decode() for it in container_types(queue)] for queue in queues}
+        names = [key for some in watched.values() for key in some]
+        absent = await self.key_watch.absent([keys.QUEUES, *names])
+        marks = {}
+        for queue, some in watched.items():
+            mark = self.key_watch.mark([keys.QUEUES, *some])
+            if mark is not None and absent.issuperset(_under_way_keys(queue)):
+                marks[queue] = 0 if absent.issuperset(some) else mark
+        return marks
+
     def reconciliation(
         self, *, heal: bool, decode: bool = False, longest: int | None = None
     ) -> Reconciliation:
@@ -287,7 +317,7 @@ class Broker:
         blocked |= {
             settlement.message.queue
             for settlement, answer in zip(settlements, settled, strict=True)
-            if is_wrong_type(answer)
+            if answer is not True and is_wrong_type(answer)
         }
         for queue in blocked:
             await self._set_aside_wrong_types(queue)
@@ -360,7 +390,9 @@ class Broker:
 
     async def forward(self, queues: Sequence[str]) -> float | None:
         """Move all due tasks to pending; answers when the next one is due (unix s), if any is waiting."""
-        sources = [(q, key) for q in queues for key in (keys.scheduled(q), keys.retry(q))]
+        sources = [(queue, key) for queue in queues for key in _delayed_keys(queue)]
+        absent = await self.key_watch.absent([key for _, key in sources])
+        sources = [(queue, key) for queue, key in sources if key not in absent]
         next_due: list[float] = []
         while sources:
             calls = [forward_call(queue, key, self.clock) for queue, key in sources]
@@ -379,6 +411,7 @@ class Broker:
         They have not been extended for ``LEASE_SECONDS`` less what is left of them. Leases of Go workers, which are
         written by the clocks of their hosts, are listed from ``go_until`` on.
         """
+        queues = await self._with(keys.lease, queues)
         calls = [silent_leases_call(queue, until, go_until) for queue in queues]
         pages = await self._run_per_queue(queues, calls)
         return [lease for page in pages for lease in page]
@@ -409,7 +442,7 @@ class Broker:
 
     async def delete_expired_completed(self, queues: Sequence[str], limit: int = _PAGE) -> int:
         """Delete completed tasks whose retention ended, ``limit`` of a queue at a time; answers how many."""
-        deleted, left = 0, list(queues)
+        deleted, left = 0, await self._with(keys.completed, queues)
         while left:
             calls = [delete_expired_completed_call(q, self.clock.now(), limit) for q in left]
             answers = await self._runner.run_all(calls)
@@ -428,9 +461,14 @@ class Broker:
         args: list[Word] = [ttl, server.encode()]
         for worker in workers:
             args += (worker.task_id, worker.encode())
+        listed = {keys.SERVERS: server_key}
+        if workers:  # else there is nothing to be found
+            listed[keys.WORKERS] = workers_key
         calls = [
-            script_call("list_presence", [keys.SERVERS], [expires_at, server_key], nothing),
-            script_call("list_presence", [keys.WORKERS], [expires_at, workers_key], nothing),
+            *(
+                script_call("list_presence", [it], [expires_at, listed[it]], nothing)
+                for it in listed
+            ),
             script_call("write_server_state", [server_key, workers_key], args, nothing),
         ]
         await self._runner.run_each(calls)
@@ -444,6 +482,11 @@ class Broker:
             command("DEL", server_key, workers_key, read=nothing),
         ]
         await self._runner.run_each(calls)
+
+    async def _with(self, key: Callable[[str], str], queues: Sequence[str]) -> list[str]:
+        """Those queues of which it is not known that they have no such key."""
+        absent = await self.key_watch.absent([key(queue) for queue in queues])
+        return [queue for queue in queues if key(queue) not in absent]
 
     async def _run_per_queue(self, queues: Sequence[str], calls: Sequence[Call[Any]]) -> list[Any]:
         """Answers of the queues that gave one; the errors of the others are reported, not raised."""
@@ -518,6 +561,14 @@ def _more(page: Forwarded) -> bool:
 
 def _booleans(codes: list[int]) -> list[bool]:
     return [code == 1 for code in codes]
+
+
+def _under_way_keys(queue: str) -> list[str]:
+    return [it(queue) for it in (keys.active, keys.lease, keys.groups, keys.aggregation_sets)]
+
+
+def _delayed_keys(queue: str) -> tuple[str, str]:
+    return keys.scheduled(queue), keys.retry(queue)
 
 
 def _presence_keys(server: ServerInfo) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from asynqpy.broker.scripts import Runner, command, nothing
 from asynqpy.errors import BrokerUnavailableError
 
 #: Seconds of silence after which the other end is asked for a sign of life.
-_PING_AFTER = 5.0
+_PING_AFTER = 10.0
 
 
 class Cancellations:

@@ -13,6 +13,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asynqpy import embedded
 from asynqpy.broker.circuit_breaker import breaker_of
+from asynqpy.broker.exchange import DirectExchange, Exchange, PipelineExchange
 from asynqpy.broker.redis_client import (
     MAX_CONNECTIONS,
     ClusterPlan,
@@ -33,14 +34,19 @@ must answer bytes."""
 class Connection:
     """A redis client for one event loop, and how to build others like it.
 
-    The ``description`` names the address for logs and error texts, and holds no secret; all
-    connections of the process that share it share the ``breaker``. Once it ``is_closed``, the
-    client must not be used: it would connect again.
+    Commands go through its ``exchange``. The ``description`` names the address for logs and error
+    texts, and holds no secret; all connections of the process that share it share the ``breaker``.
+    Once it ``is_closed``, the client must not be used: it would connect again.
     """
 
     def __init__(self, client: Redis | RedisCluster, plan: Plan, *, owned: bool) -> None:
         self.client = client
         self.is_cluster = isinstance(client, RedisCluster)
+        self.exchange: Exchange = (
+            DirectExchange(client)
+            if owned and isinstance(client, Redis)
+            else PipelineExchange(client)
+        )
         self.description = plan.description
         self.breaker = breaker_of(plan.description)
         self.is_closed = False
@@ -97,16 +103,14 @@ class Connection:
         """Have the next calls connect anew: idle connections may be dead, or lead to a master of yesterday."""
         if isinstance(self.client, SingleShotCluster):
             self.client.forget_topology()
-        elif isinstance(self.client, Redis):
-            for idle in list(self.client.connection_pool._available_connections):
-                # Without a wait, so that nobody takes one that is half closed.
-                await idle.disconnect(nowait=True)
+        await self.exchange.forget_idle()
 
     async def close(self) -> None:
         """Close all connections of a client that is ours; leave the caller's alone. Idempotent."""
         if not self._owned:
             return
         self.is_closed = True
+        await self.exchange.close()
         if isinstance(self.client, RedisCluster):
             await self.client.aclose()
             return

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH, chunks
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import STAMPS, Delivery, Grant, Lease, Orphan, SilentLease
-from asynqpy.broker.scripts import Call, Word, command, script_call
+from asynqpy.broker.scripts import Call, command, script_call
 from asynqpy.errors import MalformedMessageError
 
 

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH, chunks
 from asynqpy.broker.consuming import text
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.findings import Finding, Problem
 from asynqpy.broker.maintenance import container_types, set_aside_wrong_types_call
 from asynqpy.broker.reconciling import (
@@ -21,7 +22,7 @@ from asynqpy.broker.reconciling import (
     release_leaked_locks_call,
     suspect_of,
 )
-from asynqpy.broker.scripts import Runner, Word, command, is_wrong_type
+from asynqpy.broker.scripts import Runner, command, is_wrong_type
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError
 

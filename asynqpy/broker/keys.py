@@ -27,6 +27,11 @@ def probe(name: str) -> str:
     return f"asynqpy:probe:{name}"
 
 
+def tracking(name: str) -> str:
+    """Our own STRING, empty, there for a moment: proves that Redis tells of changes."""
+    return f"asynqpy:tracking:{name}"
+
+
 def server(owner: str) -> str:
     """STRING ServerInfo of the server ``<host>:<pid>:<server id>``.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from asynqpy.broker.scripts import Runner, Word, command
+from asynqpy.broker.exchange import Word
+from asynqpy.broker.scripts import Runner, command
 
 #: Keys that one SCAN walks past, whether they match or not: some 0.1 ms of Redis' time.
 WALKED = 500

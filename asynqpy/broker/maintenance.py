@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.consuming import Unreadable, text
-from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.broker.exchange import Word
+from asynqpy.broker.scripts import Call, script_call
 from asynqpy.clock import Clock
 
 

@@ -27,6 +27,18 @@ ERROR_TEXT_LIMIT = 2_000
 #: Go's zero time, the wire's "never": seconds before 1970. An absent Timestamp would be read as 1970.
 _NEVER_SECONDS = -62_135_596_800
 
+#: Fields that most tasks never have; of the same name on the wire.
+_SELDOM = (
+    "retried",
+    "error_msg",
+    "deadline",
+    "unique_key",
+    "last_failed_at",
+    "retention",
+    "completed_at",
+    "group_key",
+)
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,7 +54,7 @@ class TaskState(StrEnum):
     AGGREGATING = "aggregating"
 
 
-class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
+class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One task as the wire stores it (field ``msg`` of the task hash).
 
     Durations are whole seconds, instants whole Unix seconds, 0 meaning none. An absent payload and an empty one are the
@@ -80,23 +92,20 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         """Bytes as Go writes them. Raises ``ValueError`` for text that is not valid UTF-8."""
+        # Most messages have these alone, and what is not set costs as much as what is.
         message = pb.TaskMessage(
             type=self.type,
             payload=self.payload,
             id=self.id,
             queue=self.queue,
             retry=self.max_retry,
-            retried=self.retried,
-            error_msg=self.error_msg,
             timeout=self.timeout,
-            deadline=self.deadline,
-            unique_key=self.unique_key,
-            last_failed_at=self.last_failed_at,
-            retention=self.retention,
-            completed_at=self.completed_at,
-            group_key=self.group_key,
-            headers=self.headers,
         )
+        for name in _SELDOM:
+            if value := getattr(self, name):
+                setattr(message, name, value)
+        if self.headers:
+            message.headers.update(self.headers)
         # In sorted order, headers give the same bytes each time: settlements sent again are known by them.
         return message.SerializeToString(deterministic=len(self.headers) > 1)
 
@@ -104,13 +113,14 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True):
     def decode(cls, data: bytes) -> TaskMessage:
         """Read what Go or we wrote. Raises ``MalformedMessageError`` for anything that is not a task."""
         message = _parse(pb.TaskMessage(), data)
-        if not message.type or not message.id or not message.queue:
+        task_type, task_id, queue = message.type, message.id, message.queue
+        if not task_type or not task_id or not queue:
             raise MalformedMessageError("a task message without type, id or queue")
         return cls(
-            type=message.type,
+            type=task_type,
             payload=message.payload,
-            id=message.id,
-            queue=message.queue,
+            id=task_id,
+            queue=queue,
             max_retry=message.retry,
             retried=message.retried,
             error_msg=message.error_msg,

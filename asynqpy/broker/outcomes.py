@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
+
 from asynqpy.broker.messages import TaskMessage
 
 #: Seconds a lease lasts from its last extension (asynq's constant: Go's recoverer counts on it).
@@ -15,8 +17,7 @@ LEASE_SECONDS = 30
 STAMPS = 1 << 21
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """The right to run a task until ``expires_at`` (unix s), proved by ``stamp`` in the lease's score.
 
     The stamp stays the same through extensions and is new for each dequeue, so a run whose task was given away and
@@ -51,26 +52,22 @@ class Grant:
     longest: int
 
 
-@dataclass(slots=True, frozen=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """A task that dequeue handed to this server."""
 
     message: TaskMessage
     lease: Lease
 
 
-@dataclass(slots=True, frozen=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """Delete the task: it succeeded without retention, or was revoked. Counts as processed."""
 
 
-@dataclass(slots=True, frozen=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """Keep the task as completed until its retention ends. Counts as processed."""
 
 
-@dataclass(slots=True, frozen=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Try again at ``at`` (unix s). Only a ``counted`` failure uses up an attempt and is counted.
 
     ``crashes`` workers have died with the task, one after the other, if no attempt has ended since.
@@ -82,15 +79,13 @@ class Retry:
     crashes: int | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Archive:
+class Archive(msgspec.Struct, frozen=True):
     """Keep the task as archived. Counts as processed and failed."""
 
     error: str
 
 
-@dataclass(slots=True, frozen=True)
-class Requeue:
+class Requeue(msgspec.Struct, frozen=True):
     """Put the task back as the next to run; nothing is counted but the ``crashes``, if that is why."""
 
     crashes: int | None = None
@@ -99,8 +94,7 @@ class Requeue:
 Outcome: TypeAlias = Done | Complete | Retry | Archive | Requeue
 
 
-@dataclass(slots=True, frozen=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True):
     """An outcome on its way to Redis.
 
     ``fence`` is the ``Lease.fence`` of the holder, or for a task whose holder died the exact lease score as it was

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import Batch, by_key
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.scripts import Word, script_call
+from asynqpy.broker.scripts import script_call
 from asynqpy.errors import AsynqError, DuplicateTaskError, TaskIdConflictError
 
 _STORED, _ID_TAKEN = 1, 0
+
+#: Words of a task in the call: id and message; or those and token, lock key, lock ttl and score.
+_PLAIN_WORDS, _ALL_WORDS = 2, 6
 
 #: Most bytes of messages in one script call, unless a single one is larger: other clients wait while Redis reads them.
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(msgspec.Struct, frozen=True, gc=False):
     """A task on its way into Redis.
 
     ``score`` is the due time of a scheduled task or the time of joining a group, unix s. ``lock_ttl`` (s) goes with
@@ -40,17 +44,22 @@ def enqueue_batches(tasks: Sequence[NewTask], now_ns: int) -> Iterator[Batch[Asy
         script_keys = [_container(queue, state, group), keys.groups(queue)]
         for part in _within_bytes(places, encoded):
             chunk = [tasks[place] for place in part]
+            messages = [encoded[place] for place in part]
             args: list[Word] = [keys.task_prefix(queue), state, now_ns, group]
-            for place, task in zip(part, chunk, strict=True):
-                args += (
-                    task.message.id,
-                    encoded[place],
-                    task.token,
-                    task.message.unique_key,
-                    task.lock_ttl,
-                    task.score,
-                )
+            args += _arguments(state, chunk, messages)
             yield Batch(script_call("enqueue", script_keys, args, _reader(chunk)), part)
+
+
+def _arguments(state: TaskState, tasks: Sequence[NewTask], messages: Sequence[bytes]) -> list[Word]:
+    """How many words each task has, and these: left out is what most tasks have not, where none of these has it."""
+    plain = state is TaskState.PENDING and not any(t.token or t.message.unique_key for t in tasks)
+    words: list[Word] = [_PLAIN_WORDS if plain else _ALL_WORDS]
+    for task, encoded in zip(tasks, messages, strict=True):
+        message = task.message
+        words += (message.id, encoded)
+        if not plain:
+            words += (task.token, message.unique_key, task.lock_ttl, task.score)
+    return words
 
 
 def _within_bytes(places: Sequence[int], encoded: Sequence[bytes]) -> Iterator[list[int]]:
@@ -81,7 +90,12 @@ def _container(queue: str, state: TaskState, group: str) -> str:
 
 
 def _reader(tasks: Sequence[NewTask]) -> Callable[[list[int]], list[AsynqError | None]]:
-    return lambda codes: [_refusal(t.message, c) for t, c in zip(tasks, codes, strict=True)]
+    def read(codes: list[int]) -> list[AsynqError | None]:
+        if codes.count(_STORED) == len(tasks):
+            return [None] * len(tasks)
+        return [_refusal(t.message, c) for t, c in zip(tasks, codes, strict=True)]
+
+    return read
 
 
 def _refusal(message: TaskMessage, code: int) -> AsynqError | None:

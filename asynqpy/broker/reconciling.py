@@ -9,9 +9,10 @@ from hashlib import sha1
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.consuming import message_of, text
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.findings import Finding, Problem
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.broker.scripts import Call, script_call
 from asynqpy.broker.settling import ARCHIVE_LIMIT
 from asynqpy.clock import Clock
 from asynqpy.errors import MalformedMessageError

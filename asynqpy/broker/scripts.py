@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha1
 from importlib import resources
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 from redis.asyncio.cluster import RedisCluster
 
 from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.exchange import Command, Word
 from asynqpy.broker.redis_client import POOL_TIMEOUT
 from asynqpy.broker.redis_errors import (
     ALL_ERRORS,
@@ -37,8 +38,6 @@ from asynqpy.broker.redis_errors import (
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 
 T = TypeVar("T")
-
-Word: TypeAlias = str | bytes | int | float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +59,11 @@ def load(name: str) -> Script:
 class Call(Generic[T]):
     """A command or a script with its arguments, and how to read the answer."""
 
-    words: tuple[Word, ...]
+    words: Command
     read: Callable[[Any], T]
     script: Script | None = None
 
-    def by_text(self) -> tuple[Word, ...]:
+    def by_text(self) -> Command:
         """The words that carry the script's text instead of its digest."""
         assert self.script is not None
         return ("EVAL", self.script.text, *self.words[2:])
@@ -158,7 +157,7 @@ class Runner:
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
 
-    async def _send(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
         while True:
             if self._breaker.is_open:
                 self._refuse_if_closed()
@@ -187,17 +186,14 @@ class Runner:
                 text = f"none of {self._connection.limit} was free for {POOL_TIMEOUT:g} s"
                 raise redis_errors.MaxConnectionsError(text) from None
 
-    async def _execute(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
+    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
         self._refuse_if_closed()
         began_at = time.monotonic()
         with self.errors():
             if self._outages != self._breaker.outages:
                 self._outages = self._breaker.outages
                 await self._connection.forget_idle()
-            async with self._connection.client.pipeline(transaction=False) as pipeline:
-                for words in commands:
-                    pipeline.execute_command(*words)
-                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            replies = await self._connection.exchange.send(commands)
         if not self._is_away(replies, began_at):
             self._breaker.answered_at = time.monotonic()
             if self._breaker.is_open:

@@ -7,9 +7,10 @@ from typing import TypeAlias
 
 from asynqpy.broker import keys
 from asynqpy.broker.batches import MAX_BATCH, Batch, by_key
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import Archive, Complete, Done, Requeue, Retry, Settlement
-from asynqpy.broker.scripts import Call, Word, script_call
+from asynqpy.broker.scripts import Call, script_call
 from asynqpy.clock import Clock
 
 _DAY = 86_400

@@ -14,6 +14,7 @@ from asynqpy.errors import (
     TaskCancelledError,
 )
 from asynqpy.handler import AsyncHandler
+from asynqpy.server.deadlines import Deadlines
 from asynqpy.server.error_report import ErrorReport
 from asynqpy.server.runs import Run
 from asynqpy.server.verdict import FailurePolicy, after_failure, after_success, decides
@@ -37,6 +38,7 @@ class Executor:
         self._policy = policy
         self._report = report
         self._clock = clock
+        self._deadlines = Deadlines(clock)
 
     async def execute(self, run: Run) -> Outcome | None:
         """The outcome of the run; ``None`` when the task belongs to another worker by now."""
@@ -52,11 +54,9 @@ class Executor:
 
         Whatever the handler itself returns or raises stands, even if it was asked to stop meanwhile.
         """
-        loop = asyncio.get_running_loop()
-        remaining = run.deadline - self._clock.now()
-        if remaining <= 0:
+        if run.deadline <= self._clock.now():
             return DeadlineExceededError(_DEADLINE_TEXT)
-        deadline = _Deadline(run, loop.time() + remaining)
+        self._deadlines.add(run)
         run.begun = True
         try:
             await self._handler(run.task)
@@ -70,7 +70,7 @@ class Executor:
             # A handler that calls sys.exit() fails; it does not take the server with it.
             return error
         finally:
-            deadline.cancel()
+            self._deadlines.remove(run)
             if run.task.cancel_cause is not None:
                 _uncancel()
         return None
@@ -95,30 +95,6 @@ class Executor:
             # Only an aborted shutdown cancels a run that has ended: the outcome still counts.
             _uncancel()
             logger.warning("the error handler was cancelled by the shutdown")
-
-
-#: Seconds after which a handler that still runs past its deadline is cancelled again.
-_INSIST_AFTER = 10.0
-
-
-class _Deadline:
-    """Cancels a run at its deadline, and again for as long as it goes on."""
-
-    def __init__(self, run: Run, at: float) -> None:
-        self._run = run
-        self._at = at
-        self._timer = asyncio.get_running_loop().call_at(at, self._pass)
-
-    def cancel(self) -> None:
-        self._timer.cancel()
-
-    def _pass(self) -> None:
-        loop = asyncio.get_running_loop()
-        overdue = loop.time() - self._at
-        if overdue > _INSIST_AFTER / 2:
-            logger.warning("%r still runs %.0f s past its deadline", self._run, overdue)
-        self._run.cancel(CancelCause.DEADLINE)
-        self._timer = loop.call_later(_INSIST_AFTER, self._pass)
 
 
 #: Error texts that Go's asynq stores for the same events.

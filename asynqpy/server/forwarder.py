@@ -7,14 +7,21 @@ from collections.abc import Sequence
 
 from asynqpy.broker.broker import Broker
 from asynqpy.clock import Clock
+from asynqpy.server.nudge import Nudge
 from asynqpy.server.service import Service
 
 #: Seconds at least between two passes, for a due time that rounding puts just before the next full second.
 _SHORTEST_PAUSE = 0.02
 
+#: Seconds at least between two passes for the sake of tasks that were just delayed: there may be a stream of them.
+_SPACING = 0.25
+
 
 class Forwarder(Service):
-    """Sleeps until the next task is due, at most the interval: a task enqueued meanwhile may be due sooner."""
+    """Sleeps until the next task is due, at most the interval: a task enqueued meanwhile may be due sooner.
+
+    Where Redis tells of changes it is woken for such a task.
+    """
 
     def __init__(
         self, *, broker: Broker, clock: Clock, queues: Sequence[str], interval: float
@@ -24,6 +31,7 @@ class Forwarder(Service):
         self._clock = clock
         self._queues = queues
         self._next_pass = 0.0
+        broker.on_delayed(queues, Nudge(self.wake, spacing=_SPACING))
 
     async def tick(self) -> float | None:
         # Nothing falls due by the clock of a host that Redis has not confirmed.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -13,12 +13,13 @@ from anyio import Semaphore
 
 from asynqpy.broker.broker import Broker, Turn
 from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Retry
-from asynqpy.clock import Clock, instant
+from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError
 from asynqpy.priority import Priority
 from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT, Executor
 from asynqpy.server.lost_grants import LostGrants
+from asynqpy.server.nudge import Nudge
 from asynqpy.server.runs import Run, Runs
 from asynqpy.server.service import Service
 from asynqpy.server.settler import Settler, Unsettled, is_of_redis
@@ -27,11 +28,17 @@ from asynqpy.task import ActiveTask
 
 logger = logging.getLogger("asynqpy.server")
 
+#: Tasks that are worth a round trip of their own, where more are to be had in two.
+_SMALLEST_SHARE = 50
+
 #: Seconds that cancelled handlers get to end before their tasks are handed back all the same.
 _GRACE = 1.0
 
 #: Seconds before the same queue is complained about again.
 _COMPLAIN_AGAIN = 10.0
+
+#: Seconds at most between two looks for new tasks of a server to which others are always faster.
+_LONGEST_SPACING = 0.1
 
 #: Seconds before a result that Redis did not answer is sent again.
 _RESULT_AGAIN = 0.5
@@ -70,6 +77,8 @@ class Processor(Service):
         self._clock = clock
         self._priority = priority
         self._permits = Semaphore(concurrency)
+        # Half at a time: while Redis works on one half, the handlers of the other run.
+        self._share = max(_SMALLEST_SHARE, (concurrency + 1) // 2)
         self._executor = executor
         self._settler = settler
         self._runs = runs
@@ -78,6 +87,8 @@ class Processor(Service):
         self._reports = LaterReports(report)
         self._fetching = True
         self._backlog: dict[str, int] = {}
+        self._nudge = Nudge(self.wake, longest=_LONGEST_SPACING)
+        self._arrivals = broker.arrivals(priority.queues, self._nudge)
         self._complained: dict[str, float] = {}
         self._aborted = asyncio.Event()
         #: Held so that the loop does not drop their jobs half-way.
@@ -87,8 +98,8 @@ class Processor(Service):
         # A lease by the clock of a host that Redis has not confirmed might be over before it begins.
         await self._broker.keep_clock()
         await self._lost_grants.put_back(self._broker)
-        free = self._permits.value if self._fetching else 0
-        wanted = self._priority.draw(free, self._backlog) if free else {}
+        free = min(self._permits.value, self._share) if self._fetching else 0
+        wanted = self._draw(free) if free else {}
         unsettled = self._settler.take()
         if not unsettled and not wanted:
             return self._next_due()
@@ -96,7 +107,8 @@ class Processor(Service):
         self._receive(turn.deliveries)
         if not wanted:
             return 0.0
-        self._backlog = dict(turn.backlog)
+        self._backlog.update(dict.fromkeys(turn.errors, 0))
+        self._backlog.update(turn.backlog)
         return self._pause(turn)
 
     async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
@@ -110,14 +122,14 @@ class Processor(Service):
             self._settler.unanswered(unsettled, error)
             self._lost_grants.add(grants)
             if not is_of_redis(error):
-                self._let_go(unsettled)
+                self._runs.let_go(*[item.lease for item in unsettled])
             raise
         self._lost_grants.add(
             grant for grant in grants if _is_unknown(turn.errors.get(grant.queue))
         )
         # Also what Redis refused: it is offered again until its lease ends, and that must come.
         answered = zip(unsettled, turn.settled, strict=True)
-        self._let_go(item for item, answer in answered if not _is_unknown(answer))
+        self._runs.let_go(*[i.lease for i, it in answered if it is True or not _is_unknown(it)])
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
@@ -125,16 +137,26 @@ class Processor(Service):
             self._retry_due(min(retry.at for retry in retries))
         return turn
 
-    def _let_go(self, items: Iterable[Unsettled]) -> None:
-        for item in items:
-            self._runs.let_go(item.lease)
+    def _draw(self, free: int) -> dict[str, int]:
+        """Of which queues to ask how many tasks; not of those that are known to have none."""
+        promising = self._arrivals.promising
+        if not promising:
+            return {}
+        shares = self._priority.draw(free, self._backlog, promising)
+        return self._priority.narrow(shares) if sum(self._backlog.values()) >= free else shares
 
     def _pause(self, turn: Turn) -> float:
-        """Seconds until the next turn; whatever ends meanwhile wakes it."""
-        if turn.errors and not turn.backlog:
+        """Seconds until the next turn; whatever ends or arrives meanwhile wakes it."""
+        if len(turn.errors) == len(self._priority.queues):
             raise next(iter(turn.errors.values()))
         self._complain(turn.errors)
-        if turn.deliveries or any(turn.backlog.values()):
+        # Of a queue that is known to be empty by now, the last backlog is history.
+        has_more = any(self._backlog.get(queue) for queue in self._arrivals.promising)
+        self._nudge.came_to(has_more or bool(turn.deliveries))
+        if has_more:
+            return 0.0
+        is_told = self._arrivals.arm()
+        if turn.deliveries and not is_told:
             return 0.0
         # Up to the interval, spread so that idle servers do not ask in step.
         return min(self._interval * random.uniform(0.5, 1.0), self._next_due())
@@ -153,23 +175,23 @@ class Processor(Service):
                 logger.error("cannot take tasks of queue %s: %s", queue, error, extra=ids)
 
     def _receive(self, deliveries: Sequence[Delivery]) -> None:
+        now, loop = self._clock.now(), asyncio.get_running_loop()
         for delivery in deliveries:
-            run = self._run_of(delivery)
-            if not self._fetching or delivery.lease.expires_at <= self._clock.now():
+            run = self._run_of(delivery, now)
+            if not self._fetching or delivery.lease.expires_at <= now:
                 # Stopped, or blocked for so long that others may have the task; the fence tells.
                 self._settler.hand_back(run.task, delivery)
                 continue
             self._permits.acquire_nowait()
             self._runs.add(run)
-            name = f"asynqpy:task:{run.task.type}:{run.task.id}"
-            run.job = asyncio.create_task(self._work(run), name=name)
+            name = f"asynqpy:task:{run.message.type}:{run.message.id}"
+            run.job = loop.create_task(self._work(run), name=name)
 
-    def _run_of(self, delivery: Delivery) -> Run:
-        now = self._clock.now()
+    def _run_of(self, delivery: Delivery, now: float) -> Run:
         deadline = effective_deadline(delivery.message, now)
         task = ActiveTask(
             delivery.message,
-            deadline=instant(deadline),
+            deadline=deadline,
             write_result=partial(self._write_result, delivery.lease),
         )
         return Run(delivery, task, started_at=now, deadline=deadline)
@@ -210,7 +232,8 @@ class Processor(Service):
     def _return_permit(self, run: Run) -> None:
         thread = run.task.thread
         if thread is None or thread.ended:
-            self._release()
+            self._permits.release()
+            self._wake.set()
             return
         logger.warning(
             "the thread of task %s (%s) runs on; its permit returns when it ends",

@@ -28,7 +28,10 @@ _PAUSE, _SHORTEST_PAUSE, _LONGEST_PAUSE = 9, 0.005, 1.0
 
 
 class Reconciler(Service):
-    """Glances at its queues at each tick, and searches them through when no server has done so for a while."""
+    """Glances at its queues at each tick, and searches them through when no server has done so for a while.
+
+    A glance at a queue is left out where Redis tells of changes, and there was none.
+    """
 
     def __init__(
         self,
@@ -44,11 +47,15 @@ class Reconciler(Service):
         self._queues = queues
         self._usual_interval = interval
         self._next_search = time.monotonic() + first_search
+        self._glanced: dict[str, int] = {}
 
     async def tick(self) -> float | None:
         """One pass. Servers that were started together drift apart."""
+        marks = await self._broker.marks(self._queues)
+        changed = [q for q in self._queues if q not in marks or marks[q] != self._glanced.get(q, 0)]
         glance = self._broker.reconciliation(heal=True)
-        await self._follow(glance.glance(self._queues))
+        await self._follow(glance.glance(changed))
+        self._glanced = marks
         if time.monotonic() >= self._next_search:
             await self.search()
         return self._usual_interval * random.uniform(0.75, 1.25)

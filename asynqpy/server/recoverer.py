@@ -17,7 +17,7 @@ from asynqpy.broker.outcomes import (
     Settlement,
     SilentLease,
 )
-from asynqpy.clock import Clock, instant
+from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, LeaseExpiredError, WorkerCrashedError
 from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT
@@ -166,8 +166,7 @@ def _in_words(outcome: Outcome) -> str:
 
 
 def _task_of(orphan: Orphan) -> ActiveTask:
-    deadline = instant(orphan.lease.expires_at)
-    return ActiveTask(orphan.message, deadline=deadline, write_result=_refuse)
+    return ActiveTask(orphan.message, deadline=orphan.lease.expires_at, write_result=_refuse)
 
 
 async def _refuse(data: bytes) -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import Delivery, Grant, Lease
 from asynqpy.task import ActiveTask, CancelCause
 
@@ -18,12 +17,25 @@ class Run:
     it.
     """
 
-    __slots__ = ("begun", "deadline", "delivery", "ended", "job", "lapsed", "started_at", "task")
+    __slots__ = (
+        "begun",
+        "deadline",
+        "delivery",
+        "ended",
+        "job",
+        "lapsed",
+        "lease",
+        "message",
+        "started_at",
+        "task",
+    )
 
     def __init__(
         self, delivery: Delivery, task: ActiveTask, *, started_at: float, deadline: float
     ) -> None:
         self.delivery = delivery
+        self.message = delivery.message
+        self.lease = delivery.lease
         self.task = task
         self.started_at = started_at
         self.deadline = deadline
@@ -36,14 +48,6 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<Run {self.message.type} {self.message.id} stamp {self.lease.stamp}>"
-
-    @property
-    def message(self) -> TaskMessage:
-        return self.delivery.message
-
-    @property
-    def lease(self) -> Lease:
-        return self.delivery.lease
 
     def abort(self) -> None:
         """Cancel for a shutdown; a run that has ended is still waiting for the error handler."""
@@ -73,16 +77,19 @@ class Runs:
     through ``snapshot``, ``held`` and ``granted``.
 
     A run is here until its handler and the error handler have ended. Its lease is held for longer, until Redis has been
-    told the outcome: a blocked loop must not lose what has ended and waits to be written. By stamp and id: a task that
-    was given away and dequeued again may be running here twice for a moment.
+    told the outcome: a blocked loop must not lose what has ended and waits to be written. A task that was given away
+    and dequeued again may be running here twice for a moment.
     """
 
     def __init__(self) -> None:
-        self._runs: dict[tuple[int, str], Run] = {}
+        #: In the order of their start.
+        self._runs: dict[Run, None] = {}
         self._held: dict[Lease, Run] = {}
         self._grants: dict[int, Sequence[Grant]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
+        #: How many have been removed.
+        self.ended = 0
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -91,20 +98,23 @@ class Runs:
         return iter(self.snapshot())
 
     def add(self, run: Run) -> None:
-        self._runs[run.lease.stamp, run.lease.id] = run
+        self._runs[run] = None
         self._held[run.lease] = run
         self._empty.clear()
 
     def remove(self, run: Run) -> bool:
         """Answers whether it was still there."""
-        was_there = self._runs.pop((run.lease.stamp, run.lease.id), None) is not None
+        was_there = run in self._runs
+        self._runs.pop(run, None)
+        self.ended += was_there
         if not self._runs:
             self._empty.set()
         return was_there
 
-    def let_go(self, lease: Lease) -> None:
-        """Hold the lease no longer: its task is settled, or is to lapse."""
-        self._held.pop(lease, None)
+    def let_go(self, *leases: Lease) -> None:
+        """Hold the leases no longer: their tasks are settled, or are to lapse."""
+        for lease in leases:
+            self._held.pop(lease, None)
 
     @contextmanager
     def granting(self, grants: Sequence[Grant]) -> Iterator[None]:
@@ -119,7 +129,7 @@ class Runs:
 
     def snapshot(self) -> list[Run]:
         """The runs."""
-        return list(self._runs.values())
+        return list(self._runs)
 
     def held(self) -> dict[Lease, Run]:
         """The leases to be kept."""

@@ -32,6 +32,7 @@ from asynqpy.options import seconds as check_seconds
 from asynqpy.priority import Priority, StrictPriority, WeightedPriority
 from asynqpy.retry import RetryDelay, default_retry_delay
 from asynqpy.server.canceler import Canceler
+from asynqpy.server.census import Vitals, census
 from asynqpy.server.error_report import ErrorHandler, ErrorReport
 from asynqpy.server.executor import Executor
 from asynqpy.server.forwarder import Forwarder
@@ -49,6 +50,7 @@ from asynqpy.server.service_thread import ServiceThread
 from asynqpy.server.settler import Settler
 from asynqpy.server.signals import obeying_signals
 from asynqpy.server.verdict import FailurePolicy
+from asynqpy.server.waker import Waker
 
 logger = logging.getLogger("asynqpy.server")
 
@@ -199,6 +201,7 @@ class Server:
         self._heart.start()
         for service in self._services:
             service.start()
+        census.enlist(self._vitals)
         logger.info("%r started on %r", self, self._broker)
 
     async def stop(self) -> None:
@@ -302,6 +305,7 @@ class Server:
         self._others: list[Service] = [
             Canceler(broker=broker, runs=runs),
             MemoryCheck(broker=broker),
+            Waker(broker=broker),
         ]
         if self._health_check is not None:
             checker = HealthChecker(
@@ -349,6 +353,15 @@ class Server:
             status=self._state.value,
             start_time=self._started_at,
             active_worker_count=running,
+        )
+
+    def _vitals(self) -> Vitals:
+        return Vitals(
+            state=self._state.value,
+            running=len(self._runs),
+            concurrency=self._concurrency,
+            ended=self._runs.ended,
+            shutdown_timeout=self._shutdown_timeout,
         )
 
     async def _close(self) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Settlement
 from asynqpy.clock import Clock
@@ -19,8 +20,7 @@ logger = logging.getLogger("asynqpy.server")
 _AGAIN_AFTER = 1.0
 
 
-@dataclass(slots=True)
-class Unsettled:
+class Unsettled(msgspec.Struct, eq=False):
     """An outcome on its way, next ``due`` at (unix s); it is ``uncertain`` once an answer was lost.
 
     Then it may have been written, and that another worker has the task is no news.
@@ -88,11 +88,13 @@ class Settler:
         """Redis answered each of them; returns the tasks that belong to another worker by now."""
         lost = []
         for item, answer in zip(taken, answers, strict=True):
+            if answer is True:
+                continue
             if isinstance(answer, BrokerUnavailableError):
                 self._keep_unanswered(item, answer)
             elif isinstance(answer, BrokerError):
                 self._keep_refused(item, answer)
-            elif not answer and not item.uncertain:
+            elif not item.uncertain:
                 lost.append(item.task)
         return lost
 

@@ -68,8 +68,12 @@ def effective_deadline(message: TaskMessage, now: float) -> float:
     return message.deadline or now + _FALLBACK_TIMEOUT
 
 
+#: Made once: nearly every task ends so.
+_DONE, _COMPLETE = Done(), Complete()
+
+
 def after_success(message: TaskMessage) -> Outcome:
-    return Complete() if message.retention > 0 else Done()
+    return _COMPLETE if message.retention > 0 else _DONE
 
 
 def after_failure(

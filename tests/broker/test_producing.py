@@ -345,3 +345,24 @@ async def test_a_lock_that_only_the_message_of_its_holder_names_is_respected(
     await state.ask(redis, "HDEL", state.task_key("default", "t1"), "unique_key")
     (answer,) = await broker.enqueue([new_task("t2", lock=LOCK)])
     assert isinstance(answer, DuplicateTaskError)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "words"),
+    [
+        ([new_task("a", token=""), new_task("b", token="")], 2),
+        ([new_task("a", token=""), new_task("b", token="1")], 6),
+        ([new_task("a", token=""), new_task("b", token="", lock=LOCK)], 6),
+        ([scheduled_task("a", at=0, token="")], 6),
+        ([grouped_task("a", group="g1", at=0, token="")], 6),
+    ],
+    ids=["plain", "token", "lock", "scheduled", "grouped"],
+)
+async def test_words_that_no_task_of_a_call_has_are_left_out(
+    broker: Broker, redis: Redis, tasks: list[NewTask], words: int
+) -> None:
+    (batch,) = enqueue_batches(tasks, 1)
+    script_words = batch.call.words[5:]  # after EVALSHA, digest, number of keys and two keys
+    assert (script_words[4], len(script_words)) == (words, 5 + words * len(tasks))
+    assert await broker.enqueue(tasks) == [None] * len(tasks)
+    assert await state.invariants(redis) == []

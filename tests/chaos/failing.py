@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from asynqpy.broker.exchange import Command, DirectExchange
 
 
 @dataclass(slots=True)
@@ -26,27 +27,27 @@ class Failures:
 
 @contextmanager
 def failing_calls(
-    rate: float, dice: random.Random, hits: Callable[[Pipeline], bool] = lambda _: True
+    rate: float, dice: random.Random, hits: Callable[[DirectExchange], bool] = lambda _: True
 ) -> Iterator[Failures]:
     """Let this share of the round trips of this process fail as a broken connection does; counts them.
 
-    ``hits`` may spare some. Below asynqpy, at redis-py's pipeline: every call of a broker is one, and what asynqpy
-    makes of the error is part of what is tried.
+    ``hits`` may spare some. Below all that asynqpy decides: every call of a broker is an exchange, and what becomes of
+    the error is part of what is tried.
     """
-    honest, failures = Pipeline.execute, Failures()
+    honest, failures = DirectExchange.send, Failures()
 
-    async def execute(pipeline: Pipeline, raise_on_error: bool = True) -> list[Any]:
-        if not hits(pipeline):
-            return await honest(pipeline, raise_on_error)
+    async def send(exchange: DirectExchange, commands: Sequence[Command]) -> list[Any]:
+        if not hits(exchange):
+            return await honest(exchange, commands)
         failures.calls += 1
         if dice.random() >= rate:
-            return await honest(pipeline, raise_on_error)
+            return await honest(exchange, commands)
         if dice.random() < 0.5:
             failures.unsent += 1
         else:
-            await honest(pipeline, raise_on_error)
+            await honest(exchange, commands)
             failures.unanswered += 1
         raise RedisConnectionError("the connection was broken on purpose")
 
-    with mock.patch.object(Pipeline, "execute", execute):
+    with mock.patch.object(DirectExchange, "send", send):
         yield failures

@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
 from tests.chaos.failing import failing_calls
@@ -28,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class _ServersBroker(Broker):
     """Remembers the connections of servers."""
 
-    pools: set[int]
+    exchanges: set[int]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -40,18 +39,17 @@ class _ServersBroker(Broker):
         return broker
 
     def _remember(self, broker: Broker) -> None:
-        if isinstance(broker._connection.client, Redis):  # a cluster's pipelines are others
-            self.pools.add(id(broker._connection.client.connection_pool))
+        self.exchanges.add(id(broker._connection.exchange))
 
 
 @pytest.fixture(autouse=True)
 def failing_servers(request: pytest.FixtureRequest) -> Iterator[None]:
-    pools: set[int] = set()
-    broker = type("ServersBroker", (_ServersBroker,), {"pools": pools})
+    exchanges: set[int] = set()
+    broker = type("ServersBroker", (_ServersBroker,), {"exchanges": exchanges})
     dice = random.Random(f"{request.config.getoption('--redis-errors-seed')} {request.node.nodeid}")
     rate = request.config.getoption("--redis-errors")
     with (
         mock.patch("asynqpy.server.server.Broker", broker),
-        failing_calls(rate, dice, lambda pipeline: id(pipeline.connection_pool) in pools),
+        failing_calls(rate, dice, lambda exchange: id(exchange) in exchanges),
     ):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from asynqpy import ActiveTask, Server
 from tests.eventually import eventually
 from tests.interop.cancel_channel import a_listener
 from tests.interop.go_program import EnqueueOptions, GoProgram
@@ -65,6 +66,25 @@ async def test_python_runs_a_delayed_task_when_it_is_due(go: GoProgram, redis_ur
     assert task.next_process_at is not None
     # The wire holds whole seconds.
     assert started_at >= task.next_process_at.replace(microsecond=0)
+
+
+async def test_tasks_of_go_wake_an_idle_server_that_hardly_polls(
+    go: GoProgram, redis_url: str
+) -> None:
+    done: list[str] = []
+
+    async def handler(task: ActiveTask) -> None:
+        done.append(task.id)
+
+    server = Server(redis_url, task_check_interval=300, delayed_task_check_interval=300)
+    async with server.running(handler):
+        await eventually(lambda: not server._processor._arrivals.promising)
+        late = await go.enqueue("ok:1", process_in=600)
+        delayed = await go.enqueue("ok:1", process_in=1.5)
+        task = await go.enqueue("ok:1")
+        await eventually(lambda: done == [task.id])
+        await eventually(lambda: done == [task.id, delayed.id], within=10)
+        assert late.id not in done
 
 
 async def test_python_retries_and_then_archives_a_failing_task(

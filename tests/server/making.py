@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from asynqpy.broker.messages import TaskMessage
@@ -21,8 +20,7 @@ def a_message(**fields: Any) -> TaskMessage:
 
 
 def a_task(message: TaskMessage | None = None) -> ActiveTask:
-    deadline = datetime.fromtimestamp(NOW + 60, UTC)
-    return ActiveTask(message or a_message(), deadline=deadline, write_result=_write_nowhere)
+    return ActiveTask(message or a_message(), deadline=NOW + 60, write_result=_write_nowhere)
 
 
 async def _write_nowhere(data: bytes) -> None:

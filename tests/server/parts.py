@@ -29,6 +29,7 @@ from asynqpy.server.runs import Runs
 from asynqpy.server.service import Service
 from asynqpy.server.settler import Settler
 from asynqpy.server.verdict import FailurePolicy
+from asynqpy.server.waker import Waker
 from tests.eventually import eventually
 
 POLICY = FailurePolicy(retry_delay=lambda retried, error, task: 60.0)
@@ -145,4 +146,5 @@ EVERY_SERVICE: Mapping[str, Callable[[Broker], Service]] = {
     "healthchecker": lambda b: HealthChecker(broker=b, health_check=lambda _: None, interval=15.0),
     "memorycheck": lambda b: MemoryCheck(broker=b),
     "loopwatch": _loop_watch,
+    "waker": lambda b: Waker(broker=b),
 }

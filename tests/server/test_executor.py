@@ -159,7 +159,7 @@ async def test_task_whose_deadline_has_passed_fails_without_its_handler() -> Non
 async def test_handler_that_swallows_the_cancel_of_its_deadline_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("asynqpy.server.executor._INSIST_AFTER", 0.01)
+    monkeypatch.setattr("asynqpy.server.deadlines._INSIST_AFTER", 0.01)
     swallowed: list[Any] = []
 
     async def swallows(task: ActiveTask) -> None:
@@ -180,7 +180,7 @@ async def test_handler_that_swallows_the_cancel_of_its_deadline_is_cancelled_aga
 async def test_handler_that_ends_after_its_deadline_is_insisted_upon_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asynqpy.server.executor._INSIST_AFTER", 0.01)
+    monkeypatch.setattr("asynqpy.server.deadlines._INSIST_AFTER", 0.01)
     disturbed: list[int] = []
 
     async def error_handler(task: ActiveTask, error: BaseException) -> None:

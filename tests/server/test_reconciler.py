@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import pairwise
 
 import pytest
 from redis.asyncio import Redis
@@ -178,3 +179,37 @@ async def test_silent_clock_and_leases_obey_the_time_of_redis(
     await reconciler.tick()
     assert await invariants(redis) == []
     assert await listed(redis, "active") == []
+
+
+async def test_glance_is_left_out_where_redis_tells_that_nothing_has_changed(
+    broker: FlakyBroker, redis: Redis
+) -> None:
+    reconciler = a_reconciler(broker)
+    await broker.key_watch.open()
+    listening = asyncio.create_task(broker.key_watch.run())
+    calls = [broker.calls]
+    for seed in ([], [message("a")], [], [message("b")], []):
+        await seed_pending(redis, *seed)
+        await reconciler.tick()
+        calls.append(broker.calls)
+    glanced = [later > earlier for earlier, later in pairwise(calls)]
+    assert glanced == [False, True, False, True, False]
+    listening.cancel()
+    await asyncio.wait([listening])
+    await broker.key_watch.close()
+
+
+async def test_queue_with_something_under_way_is_glanced_at_each_time(
+    broker: FlakyBroker, redis: Redis
+) -> None:
+    await seed_healthy(redis)
+    reconciler = a_reconciler(broker)
+    await broker.key_watch.open()
+    listening = asyncio.create_task(broker.key_watch.run())
+    for _ in range(3):
+        before = broker.calls
+        await reconciler.tick()
+        assert broker.calls > before
+    listening.cancel()
+    await asyncio.wait([listening])
+    await broker.key_watch.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy.server import signals
+from asynqpy.server.signals import Relay, obeying_signals
 from tests.eventually import eventually
 from tests.redis_state import (
     ask,
@@ -137,3 +141,81 @@ async def test_second_signal_aborts_the_handlers_at_once(redis_url: str, redis: 
     assert await listed(redis, "pending") == ["t1"]
     assert (await stored_message(redis, "t1")).retried == 0
     assert await invariants(redis) == []
+
+
+@pytest.fixture
+def relay(monkeypatch: pytest.MonkeyPatch) -> Relay:
+    """One that has relayed nothing."""
+    relay = Relay()
+    monkeypatch.setattr(signals, "relay", relay)
+    return relay
+
+
+class Terminations:
+    """Counts them, and sends signals one by one."""
+
+    def __init__(self, relay: Relay, caplog: pytest.LogCaptureFixture) -> None:
+        self._relay = relay
+        self._caplog = caplog
+        self.count = 0
+
+    def terminate(self) -> None:
+        self.count += 1
+
+    async def after(self, source: str) -> int:
+        """How many there have been once a signal of the supervisor, or from elsewhere, was received."""
+        before = self._received()
+        if source == "supervisor":
+            self._relay.stop()
+        else:
+            os.kill(os.getpid(), signal.SIGINT if source == "SIGINT" else signal.SIGTERM)
+        await eventually(lambda: self._received() > before)
+        await asyncio.sleep(0)
+        return self.count
+
+    def _received(self) -> int:
+        return sum(text.startswith("received ") for text in self._caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("sources", "counts"),
+    [
+        (["elsewhere", "elsewhere"], [1, 2]),
+        (["supervisor", "supervisor"], [1, 2]),
+        (["elsewhere", "supervisor"], [1, 1]),
+        (["supervisor", "elsewhere"], [1, 1]),
+        (["SIGINT", "supervisor"], [1, 1]),
+        (["elsewhere", "supervisor", "elsewhere"], [1, 1, 2]),
+        (["elsewhere", "supervisor", "supervisor"], [1, 1, 2]),
+        (["supervisor", "elsewhere", "elsewhere", "supervisor"], [1, 1, 2, 2]),
+    ],
+)
+async def test_signal_of_the_supervisor_and_one_from_elsewhere_are_one(
+    sources: list[str], counts: list[int], relay: Relay, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "asynqpy.server")
+    terminations = Terminations(relay, caplog)
+    async with obeying_signals(terminate=terminations.terminate, pause=lambda: asyncio.sleep(0)):
+        assert [await terminations.after(source) for source in sources] == counts
+
+
+async def test_second_signal_is_obeyed_after_the_first_has_taken_effect(relay: Relay) -> None:
+    told, effects = asyncio.Event(), list[str]()
+
+    async def obey_the_first() -> None:
+        await told.wait()
+        effects.append("first")
+
+    def terminate() -> None:
+        effects.append("second" if told.is_set() else "told")
+        told.set()
+
+    obeying = asyncio.create_task(obey_the_first())
+    async with obeying_signals(terminate=terminate, pause=lambda: asyncio.sleep(0)):
+        await asyncio.sleep(0)
+        # Both wait for the loop.
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await eventually(lambda: len(effects) == 3)
+    assert effects == ["told", "first", "second"]
+    await obeying

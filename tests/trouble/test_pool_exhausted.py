@@ -8,6 +8,7 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from asynqpy.client import Client
 from asynqpy.errors import BrokerUnavailableError
 from asynqpy.task import Task
+from tests.eventually import eventually
 from tests.redis_proxy import RedisProxy
 from tests.trouble.voice import complaints, told
 
@@ -30,8 +31,9 @@ async def test_a_call_that_gets_no_connection_says_so_and_is_no_outage(
     async with redis, Client(redis) as client:
         await client.enqueue(Task("email:welcome"))
         proxy.delay = 0.3
+        asked = len(proxy.requests)
         holding = asyncio.create_task(client.enqueue(Task("email:welcome")))
-        await asyncio.sleep(0)
+        await eventually(lambda: len(proxy.requests) > asked)
         for _ in range(2):
             with pytest.raises(BrokerUnavailableError, match="all connections are busy"):
                 await client.enqueue(Task("email:welcome"))

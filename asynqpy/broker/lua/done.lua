@@ -7,8 +7,7 @@ local active, lease, processed_today, processed = KEYS[1], KEYS[2], KEYS[3], KEY
 local prefix, day_expires = ARGV[1], ARGV[2]
 
 -- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
-local function holds(id, fence)
-  local score = redis.call('ZSCORE', lease, id)
+local function opens(score, fence)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
 end
 
@@ -22,26 +21,44 @@ local function count(key, n)
   return total
 end
 
-local answers, settled = {}, 0
+if #ARGV < 3 then
+  return {}
+end
+local ids = {}
 for i = 3, #ARGV, 3 do
-  local id, fence, lock = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if holds(id, fence) then
-    redis.call('LREM', active, 1, id)
-    redis.call('ZREM', lease, id)
-    redis.call('DEL', prefix .. id)
-    if lock ~= '' and redis.pcall('GET', lock) == id then
-      redis.call('DEL', lock)
-    end
-    settled = settled + 1
-    answers[#answers + 1] = 1
+  ids[#ids + 1] = ARGV[i]
+end
+local scores = redis.call('ZMSCORE', lease, unpack(ids))
+
+local answers, settled, locks, records, seen = {}, {}, {}, {}, {}
+for n, id in ipairs(ids) do
+  local key = prefix .. id
+  if not seen[id] and opens(scores[n], ARGV[3 * n + 1]) then
+    seen[id] = true
+    settled[#settled + 1] = id
+    locks[#locks + 1] = ARGV[3 * n + 2]
+    records[#records + 1] = key
+    answers[n] = 1
   else
-    answers[#answers + 1] = 1 - redis.call('EXISTS', prefix .. id)
+    answers[n] = seen[id] and 1 or 1 - redis.call('EXISTS', key)
   end
 end
-if settled > 0 then
-  if count(processed_today, settled) == settled then
-    redis.call('EXPIREAT', processed_today, day_expires)
-  end
-  count(processed, settled)
+if #settled == 0 then
+  return answers
 end
+
+-- Backwards, as dequeue has put the last one at the head of the list: what LREM looks for is near by.
+for n = #settled, 1, -1 do
+  local id = settled[n]
+  redis.call('LREM', active, 1, id)
+  if locks[n] ~= '' and redis.pcall('GET', locks[n]) == id then
+    redis.call('DEL', locks[n])
+  end
+end
+redis.call('ZREM', lease, unpack(settled))
+redis.call('DEL', unpack(records))
+if count(processed_today, #settled) == #settled then
+  redis.call('EXPIREAT', processed_today, day_expires)
+end
+count(processed, #settled)
 return answers

@@ -5,12 +5,13 @@
 -- ARGV[2] state: pending, scheduled or aggregating
 -- ARGV[3] now, unix ns as 19 digits (a number computed here would lose digits)
 -- ARGV[4] group name, or ''; a scheduled task joins it when it is due
--- then 6 per task: id, message, token, lock key or '', lock ttl in s, score in unix s (unused for pending)
+-- ARGV[5] words per task: 2, when no task of the batch has any of the others, or 6
+-- then so many per task: id, message; token, lock key or '', lock ttl in s, score in unix s (unused for pending)
 -- The token tells a repeated call from a conflict: it is stored with the task. '' means the id was made for this call,
 -- so whatever is stored under it is the earlier run of this very call.
 -- Returns per task: 1 stored, 0 the id is taken, -1 another task holds the lock
 local container, groups = KEYS[1], KEYS[2]
-local prefix, state, now_ns, group = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local prefix, state, now_ns, group, words = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
 -- Reading a container of the wrong type fails here, before the first write.
 redis.call(state == 'pending' and 'LLEN' or 'ZCARD', container)
@@ -33,8 +34,7 @@ local function is_locked(lock)
   return taken[prefix .. holder] or (type(message) == 'string' and string.find(message, lock, 1, true) ~= nil)
 end
 
-local function verdict(id, token, lock)
-  local key = prefix .. id
+local function verdict(key, token, lock)
   local exists = taken[key] or redis.call('EXISTS', key) == 1
   if exists and is_own_earlier_run(key, token) then
     return 1, false
@@ -48,25 +48,35 @@ local function verdict(id, token, lock)
   return 1, true
 end
 
-local answers, accepted = {}, {}
-for i = 5, #ARGV, 6 do
-  local id, token, lock = ARGV[i], ARGV[i + 2], ARGV[i + 3]
-  local answer, is_new = verdict(id, token, lock)
+local function token_and_lock(i)
+  if words == 2 then
+    return '', ''
+  end
+  return ARGV[i + 2], ARGV[i + 3]
+end
+
+local answers, accepted, ids = {}, {}, {}
+for i = 6, #ARGV, words do
+  local key, token, lock = prefix .. ARGV[i], token_and_lock(i)
+  local answer, is_new = verdict(key, token, lock)
   answers[#answers + 1] = answer
   if is_new then
     accepted[#accepted + 1] = i
-    taken[prefix .. id] = true
+    ids[#ids + 1] = ARGV[i]
+    taken[key] = true
     if lock ~= '' then
-      held[lock] = id
+      held[lock] = ARGV[i]
     end
   end
 end
 
+if state == 'pending' and #ids > 0 then
+  redis.call('LPUSH', container, unpack(ids))
+end
 for _, i in ipairs(accepted) do
-  local id, message, token, lock = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local id, message, token, lock = ARGV[i], ARGV[i + 1], token_and_lock(i)
   local key = prefix .. id
   if state == 'pending' then
-    redis.call('LPUSH', container, id)
     redis.call('HSET', key, 'msg', message, 'state', state, 'pending_since', now_ns)
   else
     redis.call('ZADD', container, ARGV[i + 5], id)

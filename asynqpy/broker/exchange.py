@@ -1,0 +1,158 @@
+"""One round trip: many commands go out together, and an answer or an error comes back for each.
+
+A client of ours talks through connections that are kept here rather than in redis-py's pool, whose checks, locks and
+timers around each command cost more than the command. What a connection is (address, TLS, password, the master that
+sentinels name) stays redis-py's own matter. A client of the caller's, and a cluster's, talk through its pipeline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+import hiredis
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+Word: TypeAlias = str | bytes | int | float
+Command: TypeAlias = tuple[Word, ...]
+
+#: Packs a command in C; early versions of hiredis only read.
+_pack = getattr(hiredis, "pack_command", None)
+
+
+class Exchange(Protocol):
+    """How commands reach Redis."""
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Send the commands once, in order; return the answer or the ``ResponseError`` of each.
+
+        Raises whatever redis-py raises when the connection fails; then any of the commands may have been run.
+        """
+
+    async def forget_idle(self) -> None:
+        """Have the next commands connect anew."""
+
+    async def close(self) -> None:
+        """Close the connections that are kept here. Idempotent."""
+
+
+class PipelineExchange:
+    """Through the pipeline and the pool of a client."""
+
+    def __init__(self, client: Redis | RedisCluster) -> None:
+        self._client = client
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for words in commands:
+                pipeline.execute_command(*words)
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+    async def forget_idle(self) -> None:
+        if isinstance(self._client, Redis):
+            for idle in list(self._client.connection_pool._available_connections):
+                # Without a wait, so that nobody takes one that is half closed.
+                await idle.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """The connections are the client's."""
+
+
+class DirectExchange:
+    """Through connections made by the pool of a client, and kept here: as many as there were exchanges at once.
+
+    One that failed, or was given up half-way, is never used again.
+    """
+
+    def __init__(self, client: Redis) -> None:
+        self._pool = client.connection_pool
+        self._callbacks = client.response_callbacks
+        self._idle: list[AbstractConnection] = []
+        self._busy: set[AbstractConnection] = set()
+        self._timeout: float | None = self._pool.connection_kwargs.get("socket_timeout")
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        connection = await self._take_idle() or self._new()
+        self._busy.add(connection)
+        try:
+            if not connection.is_connected:
+                await self._connect(connection)
+            replies = await self._talk(connection, commands)
+        except BaseException:
+            # Also a cancelled one: its answers would be taken for those of the next.
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            self._busy.discard(connection)
+        if connection.is_connected:
+            self._idle.append(connection)
+        return replies
+
+    async def _take_idle(self) -> AbstractConnection | None:
+        """The one that was used last, unless Redis has closed it meanwhile."""
+        while self._idle:
+            connection = self._idle.pop()
+            reader = connection._reader
+            if reader is not None and not reader.at_eof() and reader.exception() is None:
+                return connection
+            await connection.disconnect(nowait=True)
+        return None
+
+    def _new(self) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return connection
+
+    async def _connect(self, connection: AbstractConnection) -> None:
+        await connection.connect()  # type: ignore[no-untyped-call]
+        # From here on one timer covers an exchange. redis-py's own are one for each answer, and a task for each write.
+        connection.socket_timeout = None
+
+    async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        replies = []
+        try:
+            async with asyncio.timeout(self._timeout) as limit:
+                await connection.send_packed_command(_packed(connection, commands))
+                for words in commands:
+                    replies.append(await self._reply(connection, words[0]))
+                    _give_time(limit, self._timeout, loop.time())
+        except TimeoutError:
+            raise RedisTimeoutError(f"no answer within {self._timeout:g} s") from None
+        return replies
+
+    async def _reply(self, connection: AbstractConnection, name: Word) -> Any:
+        try:
+            reply = await connection.read_response()
+        except ResponseError as error:
+            return error
+        callback = None if name == "EVALSHA" else self._callbacks.get(str(name))
+        return reply if callback is None else callback(reply)
+
+    async def forget_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().disconnect(nowait=True)
+
+    async def close(self) -> None:
+        await self.forget_idle()
+        for connection in list(self._busy):
+            await connection.disconnect(nowait=True)
+
+
+def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
+    if _pack is None:
+        packed: list[bytes] = connection.pack_commands(commands)
+        return packed
+    return [b"".join([_pack(words) for words in commands])]
+
+
+def _give_time(limit: asyncio.Timeout, timeout: float | None, now: float) -> None:
+    """The time-out is for each answer: a long pipeline takes many times as long."""
+    when = limit.when()
+    if timeout is not None and when is not None and when - now < timeout / 2:
+        limit.reschedule(now + timeout)

@@ -1,0 +1,239 @@
+"""Which keys exist, as far as Redis tells of changes: a small cache that stands in for polling.
+
+``EXISTS`` of many keys is asked on a line of its own (``tracking.py``), and so Redis tells of the next change of each.
+A key that has changed is not asked for again until somebody wants to know, so keys that change all the time cost
+nothing while nobody waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+
+from asynqpy.broker import keys
+from asynqpy.broker.batches import chunks
+from asynqpy.broker.connection import Connection
+from asynqpy.broker.scripts import Runner, command, nothing
+from asynqpy.broker.tracking import Changes, TrackingLine
+from asynqpy.errors import BrokerError, BrokerUnavailableError
+
+#: Seconds between two checks of the line, and for an answer.
+_CHECK_AFTER = 5.0
+_ANSWER_TIMEOUT = 3.0
+
+#: Seconds for the proof that changes are told.
+_PROOF_TIMEOUT = 2.0
+
+#: Seconds that ``absent`` waits for answers.
+_PATIENCE = 0.5
+
+#: Keys in one question; where some of them exist and others do not, in each of those that follow.
+_MOST_ASKED = 512
+_DIVISOR = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """How many of the keys exist? A check knows (``expected``) unless one of them changes meanwhile."""
+
+    keys: Sequence[str]
+    expected: int | None = None
+
+
+class KeyWatch:
+    """Knows of keys that they exist, that they do not, or nothing.
+
+    Between ``open`` and ``close`` it is live: what it knows is true, but for the moment that the message of a change
+    takes. Otherwise it knows nothing.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.is_live = False
+        #: Whether there can be one; of a cluster there would have to be one a node.
+        self.is_possible = not connection.is_cluster
+        self._connection = connection
+        self._line: TrackingLine | None = None
+        self._known: dict[str, bool] = {}
+        #: When each was learned, in number of keys learned before.
+        self._learned: dict[str, int] = {}
+        self._count = 0
+        self._listeners: dict[str, Callable[[str, bool | None], None]] = {}
+        self._questions: deque[_Question] = deque()
+        self._being_asked: set[str] = set()
+        self._all_answered = asyncio.Event()
+        self._proof = ""
+        self._next_check = 0.0
+        self._answer_due = 0.0
+
+    def on_news(self, names: Iterable[str], listener: Callable[[str, bool | None], None]) -> None:
+        """Have ``listener(key, exists)`` told what becomes known, and, by ``None``, what is no longer.
+
+        It is told ``None`` of all its keys when the watch goes live and when it ends. A key has one listener.
+        """
+        self._listeners |= dict.fromkeys(names, listener)
+
+    def exists(self, key: str) -> bool | None:
+        """Whether the key exists; ``None`` when that is not known."""
+        return self._known.get(key)
+
+    def mark(self, names: Iterable[str]) -> int | None:
+        """A number that is another once any of the keys has changed; ``None`` when that is not known."""
+        learned = [self._learned[it] if it in self._known else 0 for it in names]
+        return max(learned) if all(learned) else None
+
+    def ask(self, names: Iterable[str]) -> None:
+        """Find out about those keys of which nothing is known. Does not wait."""
+        if not self.is_live:
+            return
+        unknown = [it for it in names if it not in self._known and it not in self._being_asked]
+        self._being_asked.update(unknown)
+        self._send([_Question(part) for part in chunks(unknown, _MOST_ASKED)])
+
+    async def absent(self, names: Sequence[str]) -> set[str]:
+        """Those keys of which it is known, or becomes known in a moment, that they do not exist."""
+        self.ask(names)
+        if self.is_live and not self._all_answered.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._all_answered.wait()
+        return {name for name in names if self._known.get(name) is False}
+
+    async def open(self) -> None:
+        """Connect, and see with own eyes that Redis tells of a change. Raises ``BrokerError``."""
+        runner = Runner(self._connection)
+        if self._connection.breaker.is_open:
+            await runner.run(command("PING", read=nothing))
+        self._line = TrackingLine(self._connection)
+        await self._line.open()
+        self._proof = keys.tracking(secrets.token_hex(8))
+        self._send([_Question([self._proof])])
+        await self._receive_until(lambda: not self._questions)
+        # On another connection, as all whose changes matter are.
+        write = command("SET", self._proof, "", "PX", int(_PROOF_TIMEOUT * 1000), read=nothing)
+        await runner.run_each([write, command("DEL", self._proof, read=nothing)])
+        await self._receive_until(lambda: not self._proof)
+        self._next_check = time.monotonic() + _CHECK_AFTER
+        self.is_live = True
+        self._forget_all()
+
+    async def _receive_until(self, is_done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _PROOF_TIMEOUT
+        while not is_done():
+            if time.monotonic() >= deadline:
+                where = self._connection.description
+                raise BrokerError(f"Redis at {where} agreed to tell of changes, but tells nothing")
+            await self._receive(deadline - time.monotonic())
+
+    async def run(self) -> None:
+        """Keep what is known true until the line breaks; always raises ``BrokerError``."""
+        while True:
+            now = time.monotonic()
+            if not self._questions and now >= self._next_check:
+                self._check(now)
+            due = self._answer_due if self._questions else self._next_check
+            heard = await self._receive(max(0.0, due - now))
+            if not heard and self._questions and time.monotonic() >= self._answer_due:
+                where = self._connection.description
+                raise BrokerUnavailableError(f"Redis at {where} fell silent on the line of changes")
+
+    async def close(self) -> None:
+        """Know nothing any more, and give the connection up. Idempotent."""
+        line, self._line = self._line, None
+        was_live, self.is_live = self.is_live, False
+        self._questions.clear()
+        self._being_asked.clear()
+        self._all_answered.set()
+        if was_live:
+            self._forget_all()
+        if line is not None:
+            await line.close()
+
+    def _send(self, questions: Sequence[_Question]) -> None:
+        if not questions:
+            return
+        assert self._line is not None
+        if not self._questions:
+            self._answer_due = time.monotonic() + _ANSWER_TIMEOUT
+            self._all_answered.clear()
+        self._questions += questions
+        self._line.send([("EXISTS", *question.keys) for question in questions])
+
+    async def _receive(self, timeout: float) -> bool:
+        """Take in what has come within ``timeout`` s; answers whether anything did."""
+        assert self._line is not None
+        items = await self._line.receive(timeout)
+        for item in items:
+            if isinstance(item, int):
+                self._answered(self._questions.popleft(), item)
+            else:
+                self._changed(item)
+        if items:
+            self._answer_due = time.monotonic() + _ANSWER_TIMEOUT
+        if not self._questions:
+            self._all_answered.set()
+        return bool(items)
+
+    def _answered(self, question: _Question, count: int) -> None:
+        names = question.keys
+        if question.expected is not None:
+            self._compare(question, count)
+        elif count in (0, len(names)):
+            self._being_asked.difference_update(names)
+            for name in names:
+                self._learn(name, count > 0)
+        else:
+            self._send([_Question(it) for it in chunks(names, max(1, len(names) // _DIVISOR))])
+
+    def _learn(self, name: str, exists: bool) -> None:
+        if name == self._proof:
+            return
+        self._known[name] = exists
+        self._count += 1
+        self._learned[name] = self._count
+        if name in self._listeners:
+            self._listeners[name](name, exists)
+
+    def _changed(self, changes: Changes) -> None:
+        if changes is None:
+            self._proof = ""
+            self._forget_all()
+            return
+        for name in (change.decode("utf-8", "replace") for change in changes):
+            if name == self._proof:
+                self._proof = ""
+            elif self._known.pop(name, None) is not None and name in self._listeners:
+                self._listeners[name](name, None)
+
+    def _forget_all(self) -> None:
+        self._known.clear()
+        for name, listener in self._listeners.items():
+            listener(name, None)
+
+    def _check(self, now: float) -> None:
+        """Ask for what is known anyway: a sign of life, and a net for what was not told.
+
+        Of many keys some at a time, the longest unchecked first.
+        """
+        self._next_check = now + _CHECK_AFTER
+        names = list(islice(self._known, _MOST_ASKED))
+        for name in names:
+            self._known[name] = self._known.pop(name)  # to the end of the line
+        self._send([_Question(names or [keys.tracking("")], self._expected(names))])
+
+    def _expected(self, names: Sequence[str]) -> int:
+        return sum(self._known[name] for name in names)
+
+    def _compare(self, question: _Question, count: int) -> None:
+        names = [name for name in question.keys if name in self._known]
+        is_as_asked = (
+            len(names) == len(question.keys) and self._expected(names) == question.expected
+        )
+        if is_as_asked and count != question.expected:
+            where = self._connection.description
+            raise BrokerError(f"Redis at {where} did not tell of a change")

@@ -1,0 +1,176 @@
+"""What the coroutines of one turn of the event loop enqueue goes to Redis together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeAlias
+
+from asynqpy.broker.producing import NewTask
+from asynqpy.errors import BrokerError, BrokerUnavailableError
+from asynqpy.unanswered import Unanswered
+
+#: Most bytes of payloads on their way at once for one turn, unless a single one is larger. The rest follows them, in
+#: order: what a thousand coroutines send is not to be in memory three times over.
+_MAX_BYTES = 16 * 1024 * 1024
+
+#: What became of a task: ``None`` stored, or why not. More than ``AsynqError`` only by a fault of somebody's.
+Answer: TypeAlias = Exception | None
+
+Send: TypeAlias = Callable[[list[NewTask]], Coroutine[Any, Any, Sequence[Answer]]]
+"""``Broker.enqueue``: one pipeline, an answer per task; or a ``BrokerError`` that is the answer to all of them."""
+
+
+class Outbox:
+    """Gathers tasks for as long as the turn of the event loop lasts, and sends them in the next.
+
+    It serves the event loop that uses it first. In any other every task is sent by itself.
+    """
+
+    def __init__(self, send: Send, unanswered: Unanswered) -> None:
+        self._send = send
+        self._unanswered = unanswered
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loading: _Shipment | None = None
+
+    async def put(self, task: NewTask, *, in_doubt: bool = False) -> Answer:
+        """Send a task with those of the same turn, in the order of the calls. Answers what became of this one.
+
+        A caller that is cancelled takes its task out again; if it is on its way already, it goes on for the others',
+        and is noted as unanswered. ``in_doubt``: it takes up an attempt that may have been stored.
+        """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop and not self._serves(loop):
+            return (await self.put_all([task]))[0]
+        if self._loading is None:
+            self._loading = self._new_shipment(loop)
+        parcel = _Parcel(task, loop.create_future(), in_doubt)
+        self._loading.parcels.append(parcel)
+        try:
+            return await parcel.answer
+        except asyncio.CancelledError:
+            self._forsake(parcel)
+            raise
+
+    async def put_all(self, tasks: list[NewTask]) -> Sequence[Answer]:
+        """Send tasks at once, by themselves. Answers what became of each."""
+        answers: Sequence[Answer]
+        try:
+            answers = await self._send(tasks)
+        except BrokerError as error:
+            answers = [error] * len(tasks)
+        except asyncio.CancelledError:
+            for task in tasks:
+                self._note_lost(task)
+            raise
+        for task, answer in zip(tasks, answers, strict=True):
+            self._unanswered.note(task, answer)
+        return answers
+
+    def _serves(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the outbox is this loop's, now that it asks."""
+        if self._loop is not None and not self._loop.is_closed():
+            return False
+        self._loop, self._loading = loop, None
+        return True
+
+    def _new_shipment(self, loop: asyncio.AbstractEventLoop) -> _Shipment:
+        shipment = _Shipment()
+        # Not by ``create_task``: where tasks start eagerly, it would leave with the first parcel.
+        carrier = asyncio.Task(self._carry(shipment), loop=loop, name="asynqpy:enqueue")
+        carrier.add_done_callback(partial(self._arrived, shipment))
+        shipment.carrier = carrier
+        return shipment
+
+    async def _carry(self, shipment: _Shipment) -> None:
+        self._loading = None
+        shipment.leave()
+        for load in _loads(shipment.parcels):
+            await self._carry_load(load)
+
+    def _arrived(self, shipment: _Shipment, carrier: asyncio.Task[None]) -> None:
+        """Whatever the carrier has met, nobody may be left waiting."""
+        if self._loading is shipment:
+            self._loading = None  # it was cancelled before it left
+        failure = None if carrier.cancelled() else carrier.exception()
+        if not isinstance(failure, Exception):
+            failure = BrokerUnavailableError("cancelled on the way to Redis")
+        # Where one load has failed, the next is not tried: Redis is away.
+        self._hand_over(shipment.parcels, [failure] * len(shipment.parcels))
+        shipment.parcels = []
+
+    async def _carry_load(self, load: list[_Parcel]) -> None:
+        parcels = [parcel for parcel in load if not parcel.answer.done()]
+        if not parcels:
+            return
+        for parcel in parcels:
+            parcel.in_doubt = True
+        self._hand_over(parcels, await self._send([parcel.task for parcel in parcels]))
+
+    def _hand_over(self, parcels: list[_Parcel], answers: Sequence[Answer]) -> None:
+        for parcel, answer in zip(parcels, answers, strict=True):
+            if not parcel.answer.done():
+                if parcel.in_doubt:
+                    self._unanswered.note(parcel.task, answer)
+                parcel.answer.set_result(answer)
+                if parcel.shipment is not None:
+                    parcel.shipment.expected -= 1
+
+    def _forsake(self, parcel: _Parcel) -> None:
+        """Its caller was cancelled."""
+        if parcel.in_doubt:
+            self._note_lost(parcel.task)
+        if parcel.shipment is not None and parcel.answer.cancelled():
+            parcel.shipment.forsake()
+
+    def _note_lost(self, task: NewTask) -> None:
+        self._unanswered.note(task, BrokerUnavailableError("cancelled"))
+
+
+class _Parcel:
+    """A task whose caller waits. ``in_doubt``: it may be in Redis. ``shipment``: the one it left with."""
+
+    __slots__ = ("answer", "in_doubt", "shipment", "task")
+
+    def __init__(self, task: NewTask, answer: asyncio.Future[Answer], in_doubt: bool) -> None:
+        self.task = task
+        self.answer = answer
+        self.in_doubt = in_doubt
+        self.shipment: _Shipment | None = None
+
+
+class _Shipment:
+    """What is gathered in one turn. ``expected``: how many callers wait for it, once it has left."""
+
+    __slots__ = ("carrier", "expected", "parcels")
+
+    def __init__(self) -> None:
+        self.parcels: list[_Parcel] = []
+        self.expected = 0
+        self.carrier: asyncio.Task[None] | None = None
+
+    def leave(self) -> None:
+        """With those whose callers still wait."""
+        self.parcels = [parcel for parcel in self.parcels if not parcel.answer.done()]
+        self.expected = len(self.parcels)
+        for parcel in self.parcels:
+            parcel.shipment = self
+
+    def forsake(self) -> None:
+        """One caller less; the last one takes the carrier with it."""
+        self.expected -= 1
+        if self.expected == 0 and self.carrier is not None:
+            self.carrier.cancel()
+
+
+def _loads(parcels: list[_Parcel]) -> Iterator[list[_Parcel]]:
+    """Consecutive runs of at most ``_MAX_BYTES``; a larger parcel goes alone."""
+    start, size = 0, 0
+    for place, parcel in enumerate(parcels):
+        size += len(parcel.task.message.payload)
+        if size > _MAX_BYTES and place > start:
+            yield parcels[start:place]
+            start, size = place, len(parcel.task.message.payload)
+    if parcels:
+        yield parcels[start:]

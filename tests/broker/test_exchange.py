@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+
+from asynqpy.broker import exchange as module
+from asynqpy.broker.connection import Connection
+from asynqpy.broker.exchange import DirectExchange, Exchange, PipelineExchange
+from tests.eventually import eventually
+from tests.redis_process import RedisProcess
+from tests.redis_proxy import RedisProxy
+from tests.redis_state import ask
+
+
+@pytest.fixture
+async def direct(redis_url: str) -> AsyncIterator[DirectExchange]:
+    connection = Connection.open(redis_url)
+    assert isinstance(connection.exchange, DirectExchange)
+    yield connection.exchange
+    await connection.close()
+
+
+@pytest.fixture
+async def proxy(redis_server: RedisProcess, redis: Redis) -> AsyncIterator[RedisProxy]:
+    async with RedisProxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def through_proxy(proxy: RedisProxy) -> AsyncIterator[DirectExchange]:
+    connection = Connection.open(proxy.url)
+    assert isinstance(connection.exchange, DirectExchange)
+    yield connection.exchange
+    await connection.close()
+
+
+@pytest.fixture(params=["direct", "pipeline"])
+async def either(
+    request: pytest.FixtureRequest, redis: Redis, redis_url: str
+) -> AsyncIterator[Exchange]:
+    """One of a URL's client, and one of a client of the caller's."""
+    connection = Connection.open(redis_url if request.param == "direct" else redis)
+    kind = DirectExchange if request.param == "direct" else PipelineExchange
+    assert isinstance(connection.exchange, kind)
+    yield connection.exchange
+    await connection.close()
+
+
+async def test_answers_and_errors_come_in_the_order_of_the_commands(either: Exchange) -> None:
+    first, wrong, number, text = await either.send(
+        [("SET", "k", "7"), ("LPUSH", "k", "x"), ("INCR", "k"), ("GET", b"k")]
+    )
+    assert (first, number, text) == (True, 8, b"8")
+    assert isinstance(wrong, ResponseError)
+    assert "WRONGTYPE" in str(wrong)
+
+
+async def test_words_may_be_text_bytes_and_numbers(either: Exchange) -> None:
+    words = ("RPUSH", "list", "é", b"\xff\x00", 12, -1.5, 0.1)
+    _, answer = await either.send([words, ("LRANGE", "list", 0, -1)])
+    assert answer == ["é".encode(), b"\xff\x00", b"12", b"-1.5", b"0.1"]
+
+
+async def test_commands_are_the_same_where_hiredis_cannot_pack(
+    direct: DirectExchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_pack", None)
+    _, answer = await direct.send([("RPUSH", "list", "é", b"\xff", 3), ("LRANGE", "list", 0, -1)])
+    assert answer == ["é".encode(), b"\xff", b"3"]
+
+
+async def test_answers_are_read_as_redis_py_reads_them(either: Exchange) -> None:
+    seconds, info, pong = await either.send([("TIME",), ("INFO", "server"), ("PING",)])
+    assert all(isinstance(part, int) for part in seconds)
+    assert info["redis_mode"] == "standalone"
+    assert pong is True
+
+
+async def test_one_connection_serves_one_exchange_after_the_other(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    for _ in range(20):
+        await through_proxy.send([("PING",)])
+    assert proxy.connections == 1
+
+
+async def test_exchanges_at_once_have_a_connection_each_and_keep_their_answers_apart(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    asked = [[("ECHO", f"{n}-{m}") for m in range(20)] for n in range(10)]
+    answers = await asyncio.gather(*(through_proxy.send(commands) for commands in asked))
+    assert answers == [[f"{n}-{m}".encode() for m in range(20)] for n in range(10)]
+    assert 1 < proxy.connections <= 10
+    before = proxy.connections
+    await asyncio.gather(*(through_proxy.send([("PING",)]) for _ in range(before)))
+    assert proxy.connections == before
+
+
+async def test_a_connection_that_was_given_up_is_not_used_again(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    """Its answer would be taken for that of the next command."""
+    await through_proxy.send([("PING",)])
+    waiting = asyncio.create_task(through_proxy.send([("BLPOP", "nothing", 0)]))
+    await eventually(lambda: len(proxy.requests) >= 2 and b"BLPOP" in proxy.requests[-1])
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await through_proxy.send([("ECHO", "mine")]) == [b"mine"]
+    assert proxy.connections == 2
+
+
+async def test_a_connection_that_redis_closed_while_idle_is_noticed_before_anything_is_sent(
+    direct: DirectExchange, redis: Redis
+) -> None:
+    await direct.send([("PING",)])
+    (idle,) = direct._idle
+    await ask(redis, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    reader = idle._reader
+    assert reader is not None
+    await eventually(reader.at_eof)
+    assert await direct.send([("INCR", "n")]) == [1]
+    assert direct._idle != [idle]
+
+
+async def test_a_connection_that_breaks_is_an_error_and_nothing_is_sent_again(
+    through_proxy: DirectExchange, proxy: RedisProxy, redis: Redis
+) -> None:
+    await through_proxy.send([("PING",)])
+    proxy.loses_replies = True
+    with pytest.raises(ConnectionError):
+        await through_proxy.send([("INCR", "n")])
+    proxy.loses_replies = False
+    assert await redis.get("n") == b"1"
+    assert await through_proxy.send([("INCR", "n")]) == [2]
+
+
+async def test_silence_ends_with_a_timeout(
+    redis: Redis, proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynqpy.broker.redis_client.SOCKET_TIMEOUT", 0.1)
+    connection = Connection.open(proxy.url)
+    await connection.exchange.send([("PING",)])
+    proxy.swallows_replies = True
+    with pytest.raises(TimeoutError):
+        await connection.exchange.send([("PING",)])
+    proxy.swallows_replies = False
+    assert await connection.exchange.send([("ECHO", "new")]) == [b"new"]
+    await connection.close()
+
+
+async def test_many_answers_may_take_longer_than_one(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time-out is for each of them: 1.6 s of waits under one of 0.4 s."""
+    monkeypatch.setattr("asynqpy.broker.redis_client.SOCKET_TIMEOUT", 0.4)
+    connection = Connection.open(redis_url)
+    answers = await connection.exchange.send([("BLPOP", "nothing", 0.1)] * 16)
+    assert answers == [None] * 16
+    await connection.close()
+
+
+async def test_after_forget_idle_the_next_exchange_connects_anew(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    await through_proxy.send([("PING",)])
+    await through_proxy.forget_idle()
+    await through_proxy.send([("PING",)])
+    assert proxy.connections == 2
+
+
+async def test_close_ends_what_is_under_way(direct: DirectExchange, redis: Redis) -> None:
+    waiting = asyncio.create_task(direct.send([("BLPOP", "nothing", 0)]))
+
+    async def is_blocked() -> Any:
+        return (await redis.info("clients"))["blocked_clients"]
+
+    await eventually(is_blocked)
+    await direct.close()
+    await direct.close()
+    with pytest.raises((ConnectionError, ResponseError, OSError)):
+        await waiting
+    assert not direct._idle
+    assert not direct._busy
