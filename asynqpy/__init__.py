@@ -20,6 +20,7 @@ from asynqpy.errors import (
     LeaseExpiredError,
     MalformedMessageError,
     PayloadError,
+    ProcessStartError,
     QueueNotEmptyError,
     QueueNotFoundError,
     RevokeTask,
@@ -35,6 +36,8 @@ from asynqpy.mux import Middleware, ServeMux
 from asynqpy.options import Duration, TaskOptions
 from asynqpy.retry import default_retry_delay
 from asynqpy.server.server import Server, ServerState
+from asynqpy.supervisor.reports import ProcessInfo, ProcessState
+from asynqpy.supervisor.supervisor import Supervisor
 from asynqpy.task import ActiveTask, CancelCause, Task, TaskInfo, TaskState, current_task
 from asynqpy.version import __version__ as __version__
 
@@ -63,6 +66,9 @@ __all__ = [
     "Middleware",
     "PayloadError",
     "Problem",
+    "ProcessInfo",
+    "ProcessStartError",
+    "ProcessState",
     "QueueNotEmptyError",
     "QueueNotFoundError",
     "RevokeTask",
@@ -71,6 +77,7 @@ __all__ = [
     "ServerClosedError",
     "ServerState",
     "SkipRetry",
+    "Supervisor",
     "Task",
     "TaskCancelledError",
     "TaskIdConflictError",

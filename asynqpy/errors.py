@@ -19,6 +19,7 @@
     ├── DeadlineExceededError          the handler ran past the task's timeout or deadline
     ├── TaskCancelledError             somebody asked for the running task to be cancelled
     ├── ServerClosedError              the server was shut down and cannot be started again
+    ├── ProcessStartError              the processes of a supervisor end before they have started a server
     ├── SkipRetry                      raised by a handler: archive now
     └── RevokeTask                     raised by a handler: drop the task
 
@@ -114,6 +115,10 @@ class TaskCancelledError(AsynqError):
 
 class ServerClosedError(AsynqError):
     """The server was shut down; make a new one to start again."""
+
+
+class ProcessStartError(AsynqError):
+    """A process of a supervisor ended again and again before it had started a server; the log has the reasons."""
 
 
 class SkipRetry(AsynqError):

@@ -38,6 +38,9 @@ PUBLIC = [
     "Middleware",
     "PayloadError",
     "Problem",
+    "ProcessInfo",
+    "ProcessStartError",
+    "ProcessState",
     "QueueNotEmptyError",
     "QueueNotFoundError",
     "RevokeTask",
@@ -46,6 +49,7 @@ PUBLIC = [
     "ServerClosedError",
     "ServerState",
     "SkipRetry",
+    "Supervisor",
     "Task",
     "TaskCancelledError",
     "TaskIdConflictError",
@@ -88,7 +92,9 @@ def test_public_name_is_documented(name: str) -> None:
         assert name in documented_values()
 
 
-@pytest.mark.parametrize("cls", [asynqpy.Client, asynqpy.Server, asynqpy.ServeMux, asynqpy.Task])
+@pytest.mark.parametrize(
+    "cls", [asynqpy.Client, asynqpy.Server, asynqpy.ServeMux, asynqpy.Supervisor, asynqpy.Task]
+)
 def test_public_methods_are_documented(cls: type) -> None:
     methods = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
     assert [n for n, m in methods.items() if inspect.isfunction(m) and not m.__doc__] == []

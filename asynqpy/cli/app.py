@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from asynqpy.cli.demo import run_demo
+from asynqpy.cli.worker import run_worker
 from asynqpy.client import Client
 from asynqpy.errors import AsynqError
 from asynqpy.version import __version__
@@ -56,6 +57,27 @@ def ping(uri: Uri = "redis://localhost:6379") -> None:
 def version() -> None:
     """Print the version of asynqpy."""
     typer.echo(f"asynqpy {__version__}")
+
+
+@app.command()
+def worker(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:FUNCTION",
+            help="An `async def` that runs a server, such as shop.worker:main",
+        ),
+    ],
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", min=0, help="How many; 0 is one per core")
+    ] = 1,
+) -> None:
+    """Run a program's workers in processes that are watched, and started again when they end.
+
+    The current directory is importable. On a terminal there is a line per process; elsewhere a line of log when one
+    starts or ends. Ctrl-C and SIGTERM shut down, the second aborts handlers, the third kills.
+    """
+    raise typer.Exit(run_worker(Console(highlight=False), target, processes))
 
 
 async def _ping(uri: str) -> float:

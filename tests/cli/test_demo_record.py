@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 
@@ -48,9 +48,8 @@ def info(task_id: str, *, at: float | None = None) -> TaskInfo:
 def active(task_id: str, *, retried: int = 0, max_retry: int = 3) -> ActiveTask:
     async def write_result(data: bytes) -> None: ...
 
-    deadline = datetime(2030, 1, 1, tzinfo=UTC)
     task = message(task_id, retried=retried, max_retry=max_retry)
-    return ActiveTask(task, deadline=deadline, write_result=write_result)
+    return ActiveTask(task, deadline=2_000_000_000.0, write_result=write_result)
 
 
 async def succeed(task: ActiveTask) -> None: ...
