@@ -12,10 +12,10 @@ PROTO_VENV := .venv-proto
 PROTOC_PACKAGES := 'grpcio-tools==1.62.3' 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers proto chaos bench clean
+.PHONY: help install demo test check lint types layers proto chaos bench bench-full clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv with asynqpy and all that its development needs
 
@@ -65,8 +65,12 @@ $(PROTO_VENV)/.installed: Makefile
 chaos: $(INSTALLED) ## Faults under load, in full (about an hour); or: make chaos ARGS='--scenario kills --size ci'
 	$(BIN)/python -m tests.chaos --size long --out build/chaos $(ARGS)
 
-bench: $(INSTALLED) ## No-op tasks per second, beside Go asynq where Go is installed
-	$(BIN)/python benchmarks/processing.py $(ARGS)
+bench: $(INSTALLED) ## How fast it is, beside Go asynq and other queues, the short form (5 minutes)
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-full: $(INSTALLED) ## All questions, at length (hours); writes benchmarks/results and docs/performance.md
+	$(BIN)/python -m benchmarks --out benchmarks/results $(ARGS)
+	$(BIN)/python -m benchmarks.report
 
 clean: ## Remove what these targets made, the virtual environments too
 	rm -rf $(VENV) $(PROTO_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""How fast asynqpy is, beside Go's asynq and other task queues (README.md)."""
