@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 
 #: A sample whose round trip was longer says little about "now": half of it is the error.
 _WORST_ROUND_TRIP = 2.0
@@ -29,6 +30,12 @@ _LATEST = 253_402_300_799
 def instant(unix: float) -> datetime:
     """Unix seconds as UTC. What lies before 1970 or past 9999 (milliseconds?) becomes the end of that range."""
     return datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
+
+
+@lru_cache(maxsize=2)
+def _day(number: int) -> str:
+    """The name of a day, by its number since 1970."""
+    return instant(number * 86_400.0).strftime("%Y-%m-%d")
 
 
 def _steady() -> float:
@@ -53,7 +60,7 @@ class Clock:
 
     def today(self) -> str:
         """The UTC day, ``YYYY-MM-DD``, by which the daily counters are named."""
-        return instant(self.now()).strftime("%Y-%m-%d")
+        return _day(int(self.now()) // 86_400)
 
     def anchor(self, redis_time: float, round_trip: float) -> None:
         """Follow Redis, whose ``TIME`` (s) has just arrived after a round trip of so many seconds."""

@@ -96,7 +96,6 @@ class Outbox:
         failure = None if carrier.cancelled() else carrier.exception()
         if not isinstance(failure, Exception):
             failure = BrokerUnavailableError("cancelled on the way to Redis")
-        # Where one load has failed, the next is not tried: Redis is away.
         self._hand_over(shipment.parcels, [failure] * len(shipment.parcels))
         shipment.parcels = []
 
@@ -106,7 +105,14 @@ class Outbox:
             return
         for parcel in parcels:
             parcel.in_doubt = True
-        self._hand_over(parcels, await self._send([parcel.task for parcel in parcels]))
+        answers: Sequence[Answer]
+        try:
+            answers = await self._send([parcel.task for parcel in parcels])
+        except BrokerUnavailableError:
+            raise  # Redis is away: the next load is not tried
+        except Exception as error:
+            answers = [error] * len(parcels)
+        self._hand_over(parcels, answers)
 
     def _hand_over(self, parcels: list[_Parcel], answers: Sequence[Answer]) -> None:
         for parcel, answer in zip(parcels, answers, strict=True):

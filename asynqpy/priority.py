@@ -115,10 +115,12 @@ class WeightedPriority(Priority):
         served = 0
         while heap and served < permits:
             lowest, place, queue = heap[0]
-            shares[queue] += 1
-            waiting[queue] -= 1
-            served += 1
-            passes[queue] = lowest + 1 / self._weights[queue]
+            # One after the other, unless it has no rival.
+            count = 1 if len(heap) > 1 else min(waiting[queue], permits - served)
+            shares[queue] += count
+            waiting[queue] -= count
+            served += count
+            passes[queue] = lowest + count / self._weights[queue]
             if waiting[queue]:
                 heapq.heapreplace(heap, (passes[queue], place, queue))
             else:

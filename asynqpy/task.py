@@ -11,8 +11,6 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar, Unpack, overload
 
-import msgspec
-
 from asynqpy import options as task_options
 from asynqpy import payload as payloads
 from asynqpy.broker.messages import TaskMessage, TaskState
@@ -70,7 +68,8 @@ class Task:
         return self.options.get("headers") or {}
 
 
-class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
     """What Redis knows of a task.
 
     Durations and instants that are not set are ``None``. ``retried`` counts failures so far. ``next_process_at`` is

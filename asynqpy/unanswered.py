@@ -12,7 +12,7 @@ import msgspec
 
 from asynqpy.broker.messages import TaskMessage, TaskState
 from asynqpy.broker.producing import NewTask
-from asynqpy.errors import BrokerUnavailableError, DuplicateTaskError, TaskIdConflictError
+from asynqpy.errors import BrokerError, DuplicateTaskError, TaskIdConflictError
 
 #: Seconds that a lost attempt is remembered: who tries again does so soon, and later it may well be another task.
 _REMEMBERED = 120.0
@@ -66,7 +66,8 @@ class Unanswered:
         """Take in what came of an attempt."""
         if answer is None and not self._lost:
             return
-        is_lost = isinstance(answer, BrokerUnavailableError)
+        # Also what was refused: it may be the repetition of one that is stored, and has been taken up by it.
+        is_lost = isinstance(answer, BrokerError)
         key = _key(task) if is_lost or self._lost else None
         if key is None:
             return

@@ -9,8 +9,10 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import fastapi
 import msgspec
 import pytest
+from fastapi.encoders import jsonable_encoder
 
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.errors import PayloadError
@@ -277,3 +279,16 @@ async def test_current_task_is_that_of_the_context_also_in_its_threads_and_child
 
 def test_causes_of_cancellation_read_as_words() -> None:
     assert f"{CancelCause.LEASE_LOST}" == "lease lost"
+
+
+def test_task_info_is_a_dataclass_as_web_frameworks_return_them() -> None:
+    info = TaskInfo.of(TaskMessage(type="t", id="a1", payload=b"{}"), TaskState.PENDING)
+    app = fastapi.FastAPI()
+
+    @app.get("/")
+    async def show() -> TaskInfo:
+        return info
+
+    assert jsonable_encoder(info)["id"] == "a1"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.id = "other"  # type: ignore[misc]

@@ -73,6 +73,15 @@ def test_refusal_leaves_the_doubt() -> None:
     assert memory.resume(new_task("a", token="third")).token == "first"
 
 
+def test_repetition_that_was_refused_leaves_the_doubt_to_the_next() -> None:
+    """A full Redis refuses a whole batch for the sake of another task in it, though this one is stored."""
+    memory = Unanswered()
+    memory.note(new_task("a", token="first"), LOST)
+    again = memory.resume(new_task("a", token="second"))
+    memory.note(again, BrokerFullError())
+    assert memory.resume(new_task("a", token="third")).token == "first"
+
+
 def test_each_lost_attempt_is_taken_up_once() -> None:
     """Of twins only one was stored: the other must learn that it is a duplicate."""
     memory = Unanswered()

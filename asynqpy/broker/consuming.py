@@ -63,11 +63,13 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
         backlog, tasks, repeated = answer
         deliveries, unreadable = [], []
         for raw_id, data in zip(tasks[::2], tasks[1::2], strict=True):
-            lease = Lease(queue, text(raw_id), stamp, grant.expires_at)
             try:
-                deliveries.append(Delivery(message_of(queue, raw_id, data), lease))
+                message = message_of(queue, raw_id, data)
             except MalformedMessageError as error:
-                unreadable.append(Unreadable(raw_id, lease.fence, str(error)))
+                unreadable.append(Unreadable(raw_id, str(stamp), str(error)))
+            else:
+                lease = Lease(queue, message.id, stamp, grant.expires_at)
+                deliveries.append(Delivery(message, lease))
         names = [text(raw_id) for raw_id in repeated]
         return Dequeued(queue, backlog, deliveries, unreadable, names)
 

@@ -15,6 +15,7 @@ import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -67,19 +68,23 @@ class PipelineExchange:
 class DirectExchange:
     """Through connections made by the pool of a client, and kept here: as many as there were exchanges at once.
 
-    One that failed, or was given up half-way, is never used again.
+    One that failed, or was given up half-way, is never used again. All belong to the event loop of the first exchange;
+    in another nothing is sent, and it raises ``RuntimeError``.
     """
 
     def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
         self._callbacks = client.response_callbacks
-        self._idle: list[AbstractConnection] = []
-        self._busy: set[AbstractConnection] = set()
         self._timeout: float | None = self._pool.connection_kwargs.get("socket_timeout")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._idle: list[AbstractConnection] = []
+        self._connecting: set[asyncio.Timeout] = set()
+        self._talking: set[AbstractConnection] = set()
+        self._is_closed = False
 
     async def send(self, commands: Sequence[Command]) -> list[Any]:
+        self._check_loop()
         connection = await self._take_idle() or self._new()
-        self._busy.add(connection)
         try:
             if not connection.is_connected:
                 await self._connect(connection)
@@ -88,18 +93,24 @@ class DirectExchange:
             # Also a cancelled one: its answers would be taken for those of the next.
             await connection.disconnect(nowait=True)
             raise
-        finally:
-            self._busy.discard(connection)
-        if connection.is_connected:
+        if self._is_closed:
+            await connection.disconnect(nowait=True)
+        elif connection.is_connected:
             self._idle.append(connection)
         return replies
 
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError("its connections are attached to a different event loop")
+
     async def _take_idle(self) -> AbstractConnection | None:
-        """The one that was used last, unless Redis has closed it meanwhile."""
+        """The one that was used last and is still good."""
         while self._idle:
             connection = self._idle.pop()
-            reader = connection._reader
-            if reader is not None and not reader.at_eof() and reader.exception() is None:
+            if _is_good(connection):
                 return connection
             await connection.disconnect(nowait=True)
         return None
@@ -109,22 +120,41 @@ class DirectExchange:
         return connection
 
     async def _connect(self, connection: AbstractConnection) -> None:
-        await connection.connect()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(None) as limit:
+                self._connecting.add(limit)
+                try:
+                    await connection.connect()  # type: ignore[no-untyped-call]
+                finally:
+                    self._connecting.discard(limit)
+        except TimeoutError:  # redis-py has its own for a Redis that is slow
+            raise RedisConnectionError("closed while it connected") from None
         # From here on one timer covers an exchange. redis-py's own are one for each answer, and a task for each write.
         connection.socket_timeout = None
 
     async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
-        loop = asyncio.get_running_loop()
+        self._talking.add(connection)
         replies = []
         try:
             async with asyncio.timeout(self._timeout) as limit:
                 await connection.send_packed_command(_packed(connection, commands))
+                self._give_time(limit)
                 for words in commands:
                     replies.append(await self._reply(connection, words[0]))
-                    _give_time(limit, self._timeout, loop.time())
+                    self._give_time(limit)
         except TimeoutError:
-            raise RedisTimeoutError(f"no answer within {self._timeout:g} s") from None
+            raise RedisTimeoutError(f"no answer within {self._timeout} s") from None
+        finally:
+            self._talking.discard(connection)
         return replies
+
+    def _give_time(self, limit: asyncio.Timeout) -> None:
+        """The time-out is for each answer (nine tenths of it at least): a long pipeline takes many times as long."""
+        when = limit.when()
+        if self._timeout is not None and when is not None:
+            now = asyncio.get_running_loop().time()
+            if when - now < 0.9 * self._timeout:
+                limit.reschedule(now + self._timeout)
 
     async def _reply(self, connection: AbstractConnection, name: Word) -> Any:
         try:
@@ -139,20 +169,26 @@ class DirectExchange:
             await self._idle.pop().disconnect(nowait=True)
 
     async def close(self) -> None:
+        """What is under way ends with an error of redis-py's."""
+        self._is_closed = True
         await self.forget_idle()
-        for connection in list(self._busy):
+        # Not by ``disconnect``: redis-py would connect again, in the midst of its own handshake.
+        for limit in self._connecting:
+            limit.reschedule(0)
+        for connection in list(self._talking):
             await connection.disconnect(nowait=True)
+
+
+def _is_good(connection: AbstractConnection) -> bool:
+    """Whether Redis has neither closed it meanwhile nor said what nobody asked: that would pass for the next answer."""
+    reader, parser = connection._reader, getattr(connection._parser, "_reader", None)
+    if reader is None or reader.at_eof() or reader.exception() is not None:
+        return False
+    return not getattr(reader, "_buffer", b"") and not (parser is not None and parser.has_data())
 
 
 def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
     if _pack is None:
         packed: list[bytes] = connection.pack_commands(commands)
         return packed
-    return [b"".join([_pack(words) for words in commands])]
-
-
-def _give_time(limit: asyncio.Timeout, timeout: float | None, now: float) -> None:
-    """The time-out is for each answer: a long pipeline takes many times as long."""
-    when = limit.when()
-    if timeout is not None and when is not None and when - now < timeout / 2:
-        limit.reschedule(now + timeout)
+    return [_pack(words) for words in commands]

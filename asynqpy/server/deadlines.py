@@ -7,7 +7,6 @@ import logging
 import math
 from heapq import heappop, heappush
 
-from asynqpy.clock import Clock
 from asynqpy.server.runs import Run
 from asynqpy.task import CancelCause
 
@@ -30,8 +29,7 @@ class Deadlines:
     One timer waits for the earliest slot that has runs. Only on the server's loop.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._slots: dict[int, set[Run]] = {}
         #: A heap of the slots; those that emptied stay for a while, as the next run often opens them again.
         self._order: list[int] = []
@@ -43,8 +41,10 @@ class Deadlines:
     def __len__(self) -> int:
         return sum(len(runs) for runs in self._slots.values()) + len(self._overdue)
 
-    def add(self, run: Run) -> None:
-        slot = _slot_of(run)
+    def add(self, run: Run, left: float) -> None:
+        """Cancel the run in ``left`` s. No jump of the clock reaches it from here on."""
+        due = asyncio.get_running_loop().time() + left
+        slot = run.slot = math.ceil(due * _SLOTS_PER_SECOND)
         runs = self._slots.get(slot)
         if runs:
             runs.add(run)
@@ -65,7 +65,7 @@ class Deadlines:
 
     def remove(self, run: Run) -> None:
         """The run has ended."""
-        runs = self._slots.get(_slot_of(run))
+        runs = self._slots.get(run.slot)
         if runs is not None:
             runs.discard(run)
         if self._overdue:
@@ -77,29 +77,27 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._next = slot
-        delay = max(0.0, slot / _SLOTS_PER_SECOND - self._clock.now())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._pass)
+        at = slot / _SLOTS_PER_SECOND
+        self._timer = asyncio.get_running_loop().call_at(at, self._pass)
 
     def _pass(self) -> None:
         """The next slot is due, and so may be others: the loop may have been blocked."""
-        now = max(self._next, self._clock.now() * _SLOTS_PER_SECOND)
+        now = max(self._next, asyncio.get_running_loop().time() * _SLOTS_PER_SECOND)
         self._timer, self._next = None, math.inf
         while self._order and (self._order[0] <= now or not self._slots[self._order[0]]):
-            for run in self._slots.pop(heappop(self._order)):
-                self._cut_off(run)
+            slot = heappop(self._order)
+            for run in self._slots.pop(slot):
+                self._cut_off(run, slot / _SLOTS_PER_SECOND)
         if self._order:
             self._wait_for(self._order[0])
 
-    def _cut_off(self, run: Run) -> None:
+    def _cut_off(self, run: Run, deadline: float) -> None:
+        """Cancel the run, whose ``deadline`` is by the clock of the loop."""
         loop = asyncio.get_running_loop()
-        self._overdue[run] = loop.call_later(_INSIST_AFTER, self._insist, run, loop.time())
+        self._overdue[run] = loop.call_later(_INSIST_AFTER, self._insist, run, deadline)
         run.cancel(CancelCause.DEADLINE)
 
-    def _insist(self, run: Run, cancelled_at: float) -> None:
-        overdue = asyncio.get_running_loop().time() - cancelled_at
+    def _insist(self, run: Run, deadline: float) -> None:
+        overdue = asyncio.get_running_loop().time() - deadline
         logger.warning("%r still runs %.0f s past its deadline", run, overdue)
-        self._cut_off(run)
-
-
-def _slot_of(run: Run) -> int:
-    return math.ceil(run.deadline * _SLOTS_PER_SECOND)
+        self._cut_off(run, deadline)

@@ -38,42 +38,36 @@ class Executor:
         self._policy = policy
         self._report = report
         self._clock = clock
-        self._deadlines = Deadlines(clock)
+        self._deadlines = Deadlines()
 
     async def execute(self, run: Run) -> Outcome | None:
         """The outcome of the run; ``None`` when the task belongs to another worker by now."""
         running_task.set(run.task)
-        error = await self._attempt(run)
-        run.ended = True
-        if error is None:
-            return after_success(run.message)
-        return await self._after_error(run, error)
-
-    async def _attempt(self, run: Run) -> BaseException | None:
-        """Run the handler; what it raised, or ``None`` for success.
-
-        Whatever the handler itself returns or raises stands, even if it was asked to stop meanwhile.
-        """
-        if run.deadline <= self._clock.now():
-            return DeadlineExceededError(_DEADLINE_TEXT)
-        self._deadlines.add(run)
+        left = run.deadline - self._clock.now()
+        if left <= 0:
+            run.ended = True
+            return await self._after_error(run, DeadlineExceededError(_DEADLINE_TEXT))
+        self._deadlines.add(run, left)
         run.begun = True
+        error: BaseException | None = None
         try:
             await self._handler(run.task)
+        # Whatever the handler itself returns or raises stands, even if it was asked to stop meanwhile.
         except asyncio.CancelledError:
-            return _cancellation_error(run.task)
-        except Exception as error:
-            return error
+            error = _cancellation_error(run.task)
+        except Exception as raised:
+            error = raised
         except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:
+        except BaseException as raised:
             # A handler that calls sys.exit() fails; it does not take the server with it.
-            return error
+            error = raised
         finally:
             self._deadlines.remove(run)
             if run.task.cancel_cause is not None:
                 _uncancel()
-        return None
+        run.ended = True
+        return after_success(run.message) if error is None else await self._after_error(run, error)
 
     async def _after_error(self, run: Run, error: BaseException) -> Outcome | None:
         cause = run.task.cancel_cause

@@ -122,14 +122,16 @@ class Processor(Service):
             self._settler.unanswered(unsettled, error)
             self._lost_grants.add(grants)
             if not is_of_redis(error):
-                self._runs.let_go(*[item.lease for item in unsettled])
+                for item in unsettled:
+                    self._runs.let_go(item.lease)
             raise
         self._lost_grants.add(
             grant for grant in grants if _is_unknown(turn.errors.get(grant.queue))
         )
         # Also what Redis refused: it is offered again until its lease ends, and that must come.
-        answered = zip(unsettled, turn.settled, strict=True)
-        self._runs.let_go(*[i.lease for i, it in answered if it is True or not _is_unknown(it)])
+        for item, answer in zip(unsettled, turn.settled, strict=True):
+            if answer is True or not _is_unknown(answer):
+                self._runs.let_go(item.lease)
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
@@ -154,7 +156,7 @@ class Processor(Service):
         has_more = any(self._backlog.get(queue) for queue in self._arrivals.promising)
         self._nudge.came_to(has_more or bool(turn.deliveries))
         if has_more:
-            return 0.0
+            return 0.0 if self._permits.value else self._next_due()
         is_told = self._arrivals.arm()
         if turn.deliveries and not is_told:
             return 0.0

@@ -26,6 +26,7 @@ class Run:
         "lapsed",
         "lease",
         "message",
+        "slot",
         "started_at",
         "task",
     )
@@ -39,6 +40,8 @@ class Run:
         self.task = task
         self.started_at = started_at
         self.deadline = deadline
+        #: Where ``Deadlines`` keeps it.
+        self.slot = 0
         self.begun = False
         self.ended = False
         #: Whether the lease ran out for want of Redis: nobody need have taken the task, and the fence will tell.
@@ -111,10 +114,9 @@ class Runs:
             self._empty.set()
         return was_there
 
-    def let_go(self, *leases: Lease) -> None:
-        """Hold the leases no longer: their tasks are settled, or are to lapse."""
-        for lease in leases:
-            self._held.pop(lease, None)
+    def let_go(self, lease: Lease) -> None:
+        """Hold the lease no longer: its task is settled, or is to lapse."""
+        self._held.pop(lease, None)
 
     @contextmanager
     def granting(self, grants: Sequence[Grant]) -> Iterator[None]:

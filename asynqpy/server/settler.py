@@ -54,18 +54,14 @@ class Settler:
 
     def add(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> None:
         """Take an outcome on."""
-        self._add(task, delivery, outcome, uncertain=False)
+        lease = delivery.lease
+        settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
+        self._unsettled.append(Unsettled(task, lease, settlement))
 
     def hand_back(self, task: ActiveTask, delivery: Delivery) -> None:
         """Take on the return of a task whose lease may be over: should another worker have it by now, that is well."""
-        self._add(task, delivery, Requeue(), uncertain=True)
-
-    def _add(
-        self, task: ActiveTask, delivery: Delivery, outcome: Outcome, *, uncertain: bool
-    ) -> None:
-        lease = delivery.lease
-        settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
-        self._unsettled.append(Unsettled(task, lease, settlement, uncertain=uncertain))
+        self.add(task, delivery, Requeue())
+        self._unsettled[-1].uncertain = True
 
     def take(self, *, everything: bool = False) -> list[Unsettled]:
         """What is to be sent now, or all there is. Each must come back through ``answered`` or ``unanswered``."""

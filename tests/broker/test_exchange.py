@@ -12,7 +12,7 @@ from asynqpy.broker import exchange as module
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.exchange import DirectExchange, Exchange, PipelineExchange
 from tests.eventually import eventually
-from tests.redis_process import RedisProcess
+from tests.redis_process import HOST, RedisProcess
 from tests.redis_proxy import RedisProxy
 from tests.redis_state import ask
 
@@ -186,4 +186,70 @@ async def test_close_ends_what_is_under_way(direct: DirectExchange, redis: Redis
     with pytest.raises((ConnectionError, ResponseError, OSError)):
         await waiting
     assert not direct._idle
-    assert not direct._busy
+    assert not direct._talking
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_close_at_any_moment_of_a_connect_is_one_error_and_leaves_no_connection(
+    proxy: RedisProxy, turns: int
+) -> None:
+    """redis-py's ``disconnect`` in the midst of its handshake makes it connect again, or stumble over itself."""
+    connection = Connection.open(proxy.url)
+    assert isinstance(connection.exchange, DirectExchange)
+    sending = asyncio.create_task(connection.exchange.send([("PING",)]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await connection.close()
+    async with asyncio.timeout(5):
+        outcome = (await asyncio.gather(sending, return_exceptions=True))[0]
+    assert outcome == [True] or isinstance(outcome, ConnectionError)
+    assert not connection.exchange._idle
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
+    served: list[bool] = []
+
+    async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(1000):
+            if b"ECHO" not in asked:
+                writer.write(b"+OK\r\n" * asked.count(b"*"))
+                continue
+            word = asked.split(b"\r\n")[-2]
+            writer.write(b"+%s\r\n" % word)
+            if word == b"dup":
+                writer.write(b"+extra\r\n")
+        writer.close()
+        served.append(True)
+
+    server = await asyncio.start_server(answer_twice, HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    connection = Connection.open(f"redis://{HOST}:{port}/0")
+    words = ["a", "dup", "b", "c"]
+    answers = []
+    for word in words:
+        answers += await connection.exchange.send([("ECHO", word)])
+        await asyncio.sleep(0.05)
+    assert answers == [word.encode() for word in words]
+    await connection.close()
+    await eventually(lambda: len(served) == 2)
+    server.close()
+
+
+async def test_each_answer_has_its_time(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second comes 1.5 s after the start, under a time-out of 1 s."""
+    monkeypatch.setattr("asynqpy.broker.redis_client.SOCKET_TIMEOUT", 1.0)
+    connection = Connection.open(redis_url)
+    await connection.exchange.send([("PING",)])
+    answers = await connection.exchange.send([("BLPOP", "nothing", 0.7), ("BLPOP", "nothing", 0.8)])
+    assert answers == [None, None]
+    await connection.close()
+
+
+def test_in_another_event_loop_nothing_is_sent(redis_url: str) -> None:
+    exchange = DirectExchange(Redis.from_url(redis_url))
+    with asyncio.Runner() as first:
+        assert first.run(exchange.send([("SET", "n", 1)])) == [True]
+        with asyncio.Runner() as second, pytest.raises(RuntimeError, match="different event loop"):
+            second.run(exchange.send([("INCR", "n")]))
+        assert first.run(exchange.send([("GET", "n")])) == [b"1"]
+        first.run(exchange.close())

@@ -12,10 +12,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
+from weakref import WeakSet
 
 import pytest
 
 from asynqpy.broker.broker import Broker
+from asynqpy.broker.exchange import Exchange
 from tests.chaos.failing import failing_calls
 
 
@@ -27,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class _ServersBroker(Broker):
     """Remembers the connections of servers."""
 
-    exchanges: set[int]
+    exchanges: WeakSet[Exchange]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -39,17 +41,17 @@ class _ServersBroker(Broker):
         return broker
 
     def _remember(self, broker: Broker) -> None:
-        self.exchanges.add(id(broker._connection.exchange))
+        self.exchanges.add(broker._connection.exchange)
 
 
 @pytest.fixture(autouse=True)
 def failing_servers(request: pytest.FixtureRequest) -> Iterator[None]:
-    exchanges: set[int] = set()
+    exchanges: WeakSet[Exchange] = WeakSet()
     broker = type("ServersBroker", (_ServersBroker,), {"exchanges": exchanges})
     dice = random.Random(f"{request.config.getoption('--redis-errors-seed')} {request.node.nodeid}")
     rate = request.config.getoption("--redis-errors")
     with (
         mock.patch("asynqpy.server.server.Broker", broker),
-        failing_calls(rate, dice, lambda exchange: id(exchange) in exchanges),
+        failing_calls(rate, dice, lambda exchange: exchange in exchanges),
     ):
         yield

@@ -128,7 +128,9 @@ async def test_processes_work_at_the_same_time(redis_url: str, redis: Redis) -> 
     async with supervised("main", processes=2) as supervisor:
         await enqueue(redis_url, "hold", 2)
         assert await noted_by(redis, "held", 2) == set(pids(supervisor))
-        await eventually(lambda: [info.running for info in supervisor.processes] == [1, 1])
+        await eventually(
+            lambda: [info.running for info in supervisor.processes] == [1, 1], within=STARTED
+        )
     assert len(await listed(redis, "pending")) == 2
     assert await invariants(redis) == []
 
@@ -137,7 +139,9 @@ async def test_supervisor_tells_how_each_process_does(redis_url: str, redis: Red
     async with supervised("main", processes=2) as supervisor:
         await enqueue(redis_url, "run", 20)
         await noted_by(redis, "ran", 20)
-        await eventually(lambda: sum(info.processed for info in supervisor.processes) == 20)
+        await eventually(
+            lambda: sum(info.processed for info in supervisor.processes) == 20, within=STARTED
+        )
         infos = supervisor.processes
     assert [info.number for info in infos] == [1, 2]
     assert all(info.concurrency == 1 and info.cpu >= 0 and info.restarts == 0 for info in infos)
@@ -180,7 +184,7 @@ async def test_restart_is_logged_with_the_reason_and_the_delay(
     async with supervised("main") as supervisor:
         (pid,) = pids(supervisor)
         os.kill(pid, signal.SIGKILL)
-        await eventually(lambda: in_state(supervisor, ProcessState.WAITING))
+        await eventually(lambda: in_state(supervisor, ProcessState.WAITING), within=STARTED)
         assert 400 < supervisor.processes[0].seconds < 800
     (line,) = (text for text in caplog.messages if "again" in text)
     assert line.startswith(f"process 1 (pid {pid}) ended with SIGKILL; it is started again in ")
@@ -204,7 +208,7 @@ async def test_second_signal_aborts_handlers(redis_url: str, redis: Redis) -> No
         await noted_by(redis, "held", 1)
         supervisor.terminate()
         # The servers are closed, and wait for their handlers.
-        await eventually(lambda: supervisor.processes[0].concurrency == 0)
+        await eventually(lambda: supervisor.processes[0].concurrency == 0, within=STARTED)
         assert supervisor.processes[0].running == 1
     assert len(await listed(redis, "pending")) == 1
 
@@ -275,10 +279,12 @@ async def test_pause_takes_no_more_tasks_and_starts_nothing_again(
 ) -> None:
     async with supervised("main", processes=2) as supervisor:
         os.kill(os.getpid(), signal.SIGTSTP)
-        await eventually(lambda: in_state(supervisor, ProcessState.PAUSED))
+        await eventually(lambda: in_state(supervisor, ProcessState.PAUSED), within=STARTED)
         await enqueue(redis_url, "run")
         os.kill(pids(supervisor)[0], signal.SIGKILL)
-        await eventually(lambda: supervisor.processes[0].state is ProcessState.ENDED)
+        await eventually(
+            lambda: supervisor.processes[0].state is ProcessState.ENDED, within=STARTED
+        )
         assert supervisor.processes[1].state is ProcessState.PAUSED
     assert len(await listed(redis, "pending")) == 1
 
@@ -381,7 +387,7 @@ async def test_processes_of_a_killed_supervisor_shut_down(redis_url: str, redis:
     supervisor.kill()
     _, log = await supervisor.communicate()  # to the end of the last process
     assert log.count(b"has lost its supervisor and stops") == 2
-    await eventually(lambda: not any(map(is_alive, children)))
+    await eventually(lambda: not any(map(is_alive, children)), within=STARTED)
     assert len(await listed(redis, "pending")) == 2
     assert await ask(redis, "ZCARD", "asynq:servers") == 0
 
