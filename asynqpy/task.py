@@ -68,7 +68,8 @@ class Task:
         return self.options.get("headers") or {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: the constructor of a frozen dataclass takes several times as long, once for each enqueue.
+@dataclass(slots=True, kw_only=True)
 class TaskInfo:
     """What Redis knows of a task.
 
@@ -116,14 +117,14 @@ class TaskInfo:
             max_retry=message.max_retry,
             retried=message.retried,
             last_error=message.error_msg,
-            last_failed_at=_instant(message.last_failed_at),
+            last_failed_at=instant(message.last_failed_at) if message.last_failed_at else None,
             timeout=_duration(message.timeout),
-            deadline=_instant(message.deadline),
+            deadline=instant(message.deadline) if message.deadline else None,
             group=message.group_key,
-            next_process_at=_instant(next_process_at),
+            next_process_at=instant(next_process_at) if next_process_at else None,
             is_orphaned=is_orphaned,
             retention=_duration(message.retention),
-            completed_at=_instant(message.completed_at),
+            completed_at=instant(message.completed_at) if message.completed_at else None,
             result=result,
         )
 
@@ -248,10 +249,6 @@ def current_task() -> ActiveTask:
         return running_task.get()
     except LookupError:
         raise LookupError("no task is being handled here") from None
-
-
-def _instant(unix: float | None) -> datetime | None:
-    return instant(unix) if unix else None
 
 
 @lru_cache(maxsize=64)

@@ -53,7 +53,7 @@ def enqueue(stage: Stage, program: Program, mode: str) -> Sample:
     return once(stage.tasks_for(key, lambda: once(min(TRIAL, stage.options.tasks))["rate"]))
 
 
-QUESTION = Question("enqueueing", "Tasks enqueued per second", plan)
+QUESTION = Question("enqueueing", "Tasks enqueued per second", plan, across=True)
 
 if __name__ == "__main__":
     run(QUESTION)

@@ -1,6 +1,6 @@
 """What does a task cost as the work grows: more pending, scheduled, active, more queues, bytes, workers?
 
-    python -m benchmarks.growth [--quick] [--rounds N]
+    python -m benchmarks.growth [--quick] [--rounds N] [--measures pending ...] [--sizes N ...]
 
 asynqpy alone, no-op tasks at concurrency 50. What grows lies beside the tasks that are timed and stays there: a backlog
 of a million is as long at the end as at the start.
@@ -16,6 +16,7 @@ from functools import partial
 from benchmarks.harness.footprint import cpu_seconds
 from benchmarks.harness.installing import Program
 from benchmarks.harness.main import Question, run
+from benchmarks.harness.options import GROWTH
 from benchmarks.harness.records import Column, Measure, Row, Sample
 from benchmarks.harness.rounds import Plan
 from benchmarks.harness.stage import READY, Stage
@@ -50,9 +51,10 @@ HELD = 5_000
 #: Seconds in which the scheduled tasks do not become due.
 FAR = "86400"
 
-#: Seconds of idleness that are measured, after those in which the worker settles.
-_WINDOW, _SETTLE, _WATCH = 15.0, 2.0, 10.0
-_QUICK_WINDOW = 5.0
+#: Seconds in which a worker settles before its idleness is measured, in which at most its commands are watched, and of
+#: the measurement at least (three times ``--seconds`` else).
+_SETTLE, _WATCH = 2.0, 10.0
+_SHORTEST = 5.0
 
 #: Bytes of payload of a round at most, and the fewest tasks of it.
 _MOST_BYTES, _FEWEST = 100_000_000, 100
@@ -69,33 +71,34 @@ def plan(stage: Stage, programs: list[Program]) -> list[Plan]:
     for program in programs:
         made = partial(_plan, stage, program)
         found += [
-            made("pending", "Beside a backlog", "pending", sizes, 10_000, beside_pending),
-            made("scheduled", "Beside scheduled tasks", "scheduled", (0, 10_000, 100_000), 0, beside_scheduled),
-            made("active", "Beside active tasks of other servers", "active", (100, 1_000, 10_000), 100, beside_active),
-            made("queues", "Tasks spread over queues", "queues", (1, 10, 100, 1_000), 1, over_queues),
-            made("idle", "Idle, by number of queues", "queues", (1, 10, 100, 1_000), 1, idle),
-            made("payload", "By size of the payload", "bytes", PAYLOADS, 100, with_payload),
-            made("workers", "By number of worker processes", "processes", (1, 2, 4, 8), 1, with_workers),
+            made("pending", "pending", sizes, 10_000, beside_pending),
+            made("scheduled", "scheduled", (0, 10_000, 100_000), 0, beside_scheduled),
+            made("active", "active", (100, 1_000, 10_000), 100, beside_active),
+            made("queues", "queues", (1, 10, 100, 1_000), 1, over_queues),
+            made("idle", "queues", (1, 10, 100, 1_000), 1, idle),
+            made("payload", "bytes", PAYLOADS, 100, with_payload),
+            made("processes", "processes", (1, 2, 4, 8), 1, with_workers),
         ]  # fmt: skip
         found.append(_persistence(stage, program))
-    return found
+    wanted = stage.options.measures or GROWTH
+    return [planned for planned in found if planned.measure.name in wanted and planned.takes]
 
 
 def _plan(
     stage: Stage,
     program: Program,
     name: str,
-    title: str,
     unit: str,
     sizes: Iterable[int],
     reference: int,
     take: Take,
 ) -> Plan:
     columns = {"idle": IDLE, "payload": PAYLOAD}.get(name, RATE)
-    measure = Measure(name, title, columns, [], _label(reference, unit))
+    measure = Measure(name, GROWTH[name], columns, [], _label(reference, unit))
     measure.less_is_better = name == "idle"
     planned = Plan(measure)
-    for size in sizes:
+    chosen = stage.options.sizes
+    for size in (size for size in sizes if not chosen or size in chosen):
         row = Row(_label(size, unit), program.contender.name)
         planned.add(row, partial(take, stage, program, size))
     return planned
@@ -106,7 +109,7 @@ def _label(size: int, unit: str) -> str:
 
 
 def _persistence(stage: Stage, program: Program) -> Plan:
-    planned = _plan(stage, program, "persistence", "By Redis' persistence", "", (), 0, with_workers)
+    planned = _plan(stage, program, "persistence", "", (), 0, with_workers)
     planned.measure.reference = next(iter(PERSISTENCE))
     planned.measure.reference_title = "none"
     for label, settings in PERSISTENCE.items():
@@ -160,7 +163,7 @@ def over_queues(stage: Stage, program: Program, size: int) -> Sample:
 def idle(stage: Stage, program: Program, size: int) -> Sample:
     """A server whose queues were used and are empty."""
     queues = {"BENCH_QUEUES": str(size)}
-    window = _QUICK_WINDOW if stage.options.quick else _WINDOW
+    window = max(_SHORTEST, 3.0 * stage.options.seconds)
     stage.fill(program, size, queues)
     _work(stage, program, size, **queues)
     with stage.worker(program, "noop", CONCURRENCY, 0, queues) as worker:

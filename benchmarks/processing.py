@@ -1,6 +1,6 @@
 """How many no-op tasks a second does a worker process, at concurrency 10, 50 and 200?
 
-    python -m benchmarks.processing [--quick] [--rounds N] [--contenders asynqpy go ...]
+    python -m benchmarks.processing [--quick] [--rounds N] [--concurrency 50 ...] [--contenders asynqpy go ...]
 
 Every queue is filled before its worker starts; the time runs from the first task's start to the last one's end. Redis'
 limit is what it could do if workers cost nothing: one task in its own CPU time for a task, measured in the same round.
@@ -27,7 +27,7 @@ COLUMNS = [
 
 
 def plan(stage: Stage, programs: list[Program]) -> list[Plan]:
-    sizes = (50,) if stage.options.quick else CONCURRENCIES
+    sizes = stage.options.concurrency or ((50,) if stage.options.quick else CONCURRENCIES)
     return [_at(stage, programs, concurrency) for concurrency in sizes]
 
 

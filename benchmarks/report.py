@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.harness import records, summary, tables
+from benchmarks.harness.options import GROWTH
 from benchmarks.harness.records import Result
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,7 @@ SECTION = re.compile(
 )
 
 #: What stands in a section of which there are no results.
-UNMEASURED = "No results are kept here; `make bench-full` measures them."
+UNMEASURED = "Not measured yet in this version; run `make bench-full"
 
 
 def main() -> None:
@@ -50,8 +51,10 @@ def written(page: Path, results: Mapping[str, Result]) -> str:
 
 def render(name: str, results: Mapping[str, Result], page: Path) -> str:
     if name == "summary":
-        return summary.table(results) or UNMEASURED
-    return "\n\n".join(_parts(results[name], page)) if name in results else UNMEASURED
+        return summary.table(results) or f"{UNMEASURED}`."
+    if name not in results:
+        return f"{UNMEASURED} ARGS='{name}'`."
+    return "\n\n".join(_parts(results[name], page))
 
 
 def _parts(result: Result, page: Path) -> Iterator[str]:
@@ -60,9 +63,19 @@ def _parts(result: Result, page: Path) -> Iterator[str]:
     for measure in result.measures:
         yield f"**{measure.title}**"
         yield tables.markdown(measure)
+    if result.question == "growth" and (missing := _unmeasured(result)):
+        yield missing
     if notes := tables.notes(result):
         yield f"What differs in the work done:\n\n{notes}"
     yield tables.provenance(result)
+
+
+def _unmeasured(result: Result) -> str:
+    """Which of growth's tables a shortened run left out, and how to get them; empty when it has all."""
+    names = [name for name in GROWTH if result.measure(name) is None]
+    titles = ", ".join(f"*{GROWTH[name]}*" for name in names)
+    again = f"make bench-full ARGS='growth --add --measures {' '.join(names)}'"
+    return f"Not measured yet in this version: {titles}; run `{again}`." if names else ""
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ class Arrivals:
         self.promising = set(queues)
         self._watch = watch
         self._arrived = arrived
-        self._queue_of = {key: queue for queue in queues for key in _keys_of(queue)}
+        self._keys_of = {queue: (keys.pending(queue), keys.paused(queue)) for queue in queues}
+        self._queue_of = {key: queue for queue, own in self._keys_of.items() for key in own}
         watch.on_news(self._queue_of, self._hear)
 
     def arm(self) -> bool:
@@ -27,12 +28,12 @@ class Arrivals:
 
         To be called after they were asked and had no more: what came since is told as well.
         """
-        self._watch.ask([key for queue in self.promising for key in _keys_of(queue)])
+        self._watch.ask([key for queue in self.promising for key in self._keys_of[queue]])
         return self._watch.is_live
 
     def _hear(self, key: str, exists: bool | None) -> None:
         queue = self._queue_of[key]
-        has_tasks, is_paused = map(self._watch.exists, _keys_of(queue))
+        has_tasks, is_paused = map(self._watch.exists, self._keys_of[queue])
         if has_tasks is False or is_paused:
             self.promising.discard(queue)
             return
@@ -40,7 +41,3 @@ class Arrivals:
         # An answer that leaves the other question open is no news yet.
         if exists is None or (has_tasks and is_paused is False):
             self._arrived()
-
-
-def _keys_of(queue: str) -> tuple[str, str]:
-    return keys.pending(queue), keys.paused(queue)

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from asynqpy.broker import keys
@@ -106,6 +107,8 @@ class Broker:
         self._stamps = stamps()
         self._registered: dict[str, float] = {}
         self._doubts = 0
+        #: When the next task of a sorted set is due (unix s), as long as the set's mark is this.
+        self._delayed: dict[str, tuple[int, float]] = {}
         self._anchoring: asyncio.Task[None] | None = None
         self.owner = owner
         self.clock = clock or Clock()
@@ -231,7 +234,7 @@ class Broker:
 
     def on_delayed(self, queues: Sequence[str], changed: Callable[[], None]) -> None:
         """Have ``changed()`` called when tasks may have been scheduled or put in retry since ``forward``."""
-        names = [key for queue in queues for key in _delayed_keys(queue)]
+        names = _queue_of(_DELAYED, tuple(queues))
         self.key_watch.on_news(names, lambda _, exists: None if exists is not None else changed())
 
     async def marks(self, queues: Sequence[str]) -> dict[str, int]:
@@ -390,16 +393,27 @@ class Broker:
 
     async def forward(self, queues: Sequence[str]) -> float | None:
         """Move all due tasks to pending; answers when the next one is due (unix s), if any is waiting."""
-        sources = [(queue, key) for queue in queues for key in _delayed_keys(queue)]
-        absent = await self.key_watch.absent([key for _, key in sources])
-        sources = [(queue, key) for queue, key in sources if key not in absent]
-        next_due: list[float] = []
+        queue_of = _queue_of(_DELAYED, tuple(queues))
+        absent = await self.key_watch.absent(queue_of)
+        sources = [(queue, key) for key, queue in queue_of.items() if key not in absent]
+        # Taken before the scripts read: whatever changes after that makes them others.
+        marks = {key: self.key_watch.mark([key]) for _, key in sources}
+        now = self.clock.now()
+        known = self._delayed.items()
+        # What has not changed since it was asked for, and is not due.
+        self._delayed = {k: it for k, it in known if it[0] == marks.get(k) and it[1] > now}
+        next_due = [due for _, due in self._delayed.values()]
+        sources = [(queue, key) for queue, key in sources if key not in self._delayed]
         while sources:
             calls = [forward_call(queue, key, self.clock) for queue, key in sources]
             answers = await self._run_per_queue([queue for queue, _ in sources], calls)
             for answer in answers:
                 await self._quarantine(answer.queue, answer.source, answer.unreadable)
-            next_due += [a.next_due for a in answers if a.next_due is not None and not _more(a)]
+            for answer in answers:
+                if answer.next_due is not None and not _more(answer):
+                    next_due.append(answer.next_due)
+                    if (mark := marks[answer.source]) is not None:
+                        self._delayed[answer.source] = mark, answer.next_due
             sources = [(a.queue, a.source) for a in answers if _more(a)]
         return min(next_due, default=None)
 
@@ -485,8 +499,9 @@ class Broker:
 
     async def _with(self, key: Callable[[str], str], queues: Sequence[str]) -> list[str]:
         """Those queues of which it is not known that they have no such key."""
-        absent = await self.key_watch.absent([key(queue) for queue in queues])
-        return [queue for queue in queues if key(queue) not in absent]
+        queue_of = _queue_of((key,), tuple(queues))
+        absent = await self.key_watch.absent(queue_of)
+        return [queue for name, queue in queue_of.items() if name not in absent]
 
     async def _run_per_queue(self, queues: Sequence[str], calls: Sequence[Call[Any]]) -> list[Any]:
         """Answers of the queues that gave one; the errors of the others are reported, not raised."""
@@ -567,8 +582,15 @@ def _under_way_keys(queue: str) -> list[str]:
     return [it(queue) for it in (keys.active, keys.lease, keys.groups, keys.aggregation_sets)]
 
 
-def _delayed_keys(queue: str) -> tuple[str, str]:
-    return keys.scheduled(queue), keys.retry(queue)
+_DELAYED = (keys.scheduled, keys.retry)
+
+
+@lru_cache(maxsize=16)
+def _queue_of(
+    kinds: tuple[Callable[[str], str], ...], queues: tuple[str, ...]
+) -> Mapping[str, str]:
+    """The keys of those kinds that the queues have. Kept: services ask for the same again and again."""
+    return {key(queue): queue for queue in queues for key in kinds}
 
 
 def _presence_keys(server: ServerInfo) -> tuple[str, str]:

@@ -11,7 +11,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -23,12 +23,16 @@ from asynqpy.broker.scripts import Runner, command, nothing
 from asynqpy.broker.tracking import Changes, TrackingLine
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 
-#: Seconds between two checks of the line, and for an answer.
-_CHECK_AFTER = 5.0
-_ANSWER_TIMEOUT = 3.0
+#: Seconds between two checks of the line, and for an answer: together, how long a dead line goes unnoticed.
+_CHECK_AFTER = 5.5
+_ANSWER_TIMEOUT = 1.5
 
-#: Seconds for the proof that changes are told.
+#: Seconds for the proof that changes are told, and between two of them.
 _PROOF_TIMEOUT = 2.0
+_PROVE_AFTER = 30.0
+
+#: Seconds before an outage that others have met is noticed.
+_LOOK_AFTER = 1.0
 
 #: Seconds that ``absent`` waits for answers.
 _PATIENCE = 0.5
@@ -40,10 +44,14 @@ _DIVISOR = 16
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """How many of the keys exist? A check knows (``expected``) unless one of them changes meanwhile."""
+    """How many of the keys exist? A check knows (``expected``) unless one of them changes meanwhile.
+
+    A proof does not want to know.
+    """
 
     keys: Sequence[str]
     expected: int | None = None
+    is_proof: bool = False
 
 
 class KeyWatch:
@@ -58,8 +66,12 @@ class KeyWatch:
         #: Whether there can be one; of a cluster there would have to be one a node.
         self.is_possible = not connection.is_cluster
         self._connection = connection
+        self._runner = Runner(connection)
+        self._outages = 0
         self._line: TrackingLine | None = None
         self._known: dict[str, bool] = {}
+        #: Those known not to exist.
+        self._absent: set[str] = set()
         #: When each was learned, in number of keys learned before.
         self._learned: dict[str, int] = {}
         self._count = 0
@@ -68,7 +80,9 @@ class KeyWatch:
         self._being_asked: set[str] = set()
         self._all_answered = asyncio.Event()
         self._proof = ""
-        self._next_check = 0.0
+        #: A key that nobody ever writes.
+        self._canary = ""
+        self._next_check = self._next_proof = 0.0
         self._answer_due = 0.0
 
     def on_news(self, names: Iterable[str], listener: Callable[[str, bool | None], None]) -> None:
@@ -95,52 +109,77 @@ class KeyWatch:
         self._being_asked.update(unknown)
         self._send([_Question(part) for part in chunks(unknown, _MOST_ASKED)])
 
-    async def absent(self, names: Sequence[str]) -> set[str]:
+    async def absent(self, names: Collection[str]) -> set[str]:
         """Those keys of which it is known, or becomes known in a moment, that they do not exist."""
+        wanted = set(names)
+        if wanted <= self._absent:
+            return wanted
         self.ask(names)
         if self.is_live and not self._all_answered.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await self._all_answered.wait()
-        return {name for name in names if self._known.get(name) is False}
+        return wanted & self._absent
 
     async def open(self) -> None:
         """Connect, and see with own eyes that Redis tells of a change. Raises ``BrokerError``."""
-        runner = Runner(self._connection)
         if self._connection.breaker.is_open:
-            await runner.run(command("PING", read=nothing))
+            await self._runner.run(command("PING", read=nothing))
+        self._outages = self._connection.breaker.outages
         self._line = TrackingLine(self._connection)
         await self._line.open()
-        self._proof = keys.tracking(secrets.token_hex(8))
-        self._send([_Question([self._proof])])
-        await self._receive_until(lambda: not self._questions)
-        # On another connection, as all whose changes matter are.
-        write = command("SET", self._proof, "", "PX", int(_PROOF_TIMEOUT * 1000), read=nothing)
-        await runner.run_each([write, command("DEL", self._proof, read=nothing)])
-        await self._receive_until(lambda: not self._proof)
-        self._next_check = time.monotonic() + _CHECK_AFTER
+        proof = await self._prove()
+        await self._runner.run(command("DEL", proof, read=nothing))
         self.is_live = True
         self._forget_all()
+
+    async def _prove(self) -> str:
+        """See that what is written on another connection, as by all whose changes matter, is told on the line.
+
+        Answers the key that was written; it goes by itself in a moment.
+        """
+        token = secrets.token_hex(8)
+        # In different slots: of one node of a cluster, reached as if it were all, neither is to be had.
+        proof, canary = keys.tracking("{a}" + token), keys.tracking("{b}" + token)
+        self._proof, self._canary = proof, canary
+        question = _Question([proof, canary], is_proof=True)
+        self._send([question])
+        await self._receive_until(lambda: question not in self._questions)
+        lifetime = int(_PROOF_TIMEOUT * 1000)
+        await self._runner.run(command("SET", proof, "", "PX", lifetime, read=nothing))
+        await self._receive_until(lambda: not self._proof)
+        now = time.monotonic()
+        self._next_check, self._next_proof = now + _CHECK_AFTER, now + _PROVE_AFTER
+        return proof
 
     async def _receive_until(self, is_done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PROOF_TIMEOUT
         while not is_done():
-            if time.monotonic() >= deadline:
+            heard = await self._receive(max(0.0, deadline - time.monotonic()))
+            if not heard and time.monotonic() >= deadline:
                 where = self._connection.description
                 raise BrokerError(f"Redis at {where} agreed to tell of changes, but tells nothing")
-            await self._receive(deadline - time.monotonic())
 
     async def run(self) -> None:
         """Keep what is known true until the line breaks; always raises ``BrokerError``."""
         while True:
             now = time.monotonic()
-            if not self._questions and now >= self._next_check:
+            self._refuse_after_outage()
+            if now >= self._next_proof:
+                await self._prove()
+            elif not self._questions and now >= self._next_check:
                 self._check(now)
             due = self._answer_due if self._questions else self._next_check
-            heard = await self._receive(max(0.0, due - now))
+            heard = await self._receive(min(_LOOK_AFTER, max(0.0, due - now)))
             if not heard and self._questions and time.monotonic() >= self._answer_due:
                 where = self._connection.description
                 raise BrokerUnavailableError(f"Redis at {where} fell silent on the line of changes")
+
+    def _refuse_after_outage(self) -> None:
+        """Others may have been led to another Redis since, and only the line still be where it was."""
+        if self._connection.breaker.outages != self._outages:
+            where = self._connection.description
+            raise BrokerUnavailableError(f"Redis at {where} was away, and may be another now")
 
     async def close(self) -> None:
         """Know nothing any more, and give the connection up. Idempotent."""
@@ -149,6 +188,7 @@ class KeyWatch:
         self._questions.clear()
         self._being_asked.clear()
         self._all_answered.set()
+        self._proof = self._canary = ""
         if was_live:
             self._forget_all()
         if line is not None:
@@ -181,6 +221,8 @@ class KeyWatch:
 
     def _answered(self, question: _Question, count: int) -> None:
         names = question.keys
+        if question.is_proof:
+            return
         if question.expected is not None:
             self._compare(question, count)
         elif count in (0, len(names)):
@@ -191,9 +233,9 @@ class KeyWatch:
             self._send([_Question(it) for it in chunks(names, max(1, len(names) // _DIVISOR))])
 
     def _learn(self, name: str, exists: bool) -> None:
-        if name == self._proof:
-            return
         self._known[name] = exists
+        if not exists:
+            self._absent.add(name)
         self._count += 1
         self._learned[name] = self._count
         if name in self._listeners:
@@ -201,17 +243,23 @@ class KeyWatch:
 
     def _changed(self, changes: Changes) -> None:
         if changes is None:
-            self._proof = ""
+            self._proof = self._canary = ""
             self._forget_all()
             return
         for name in (change.decode("utf-8", "replace") for change in changes):
             if name == self._proof:
                 self._proof = ""
-            elif self._known.pop(name, None) is not None and name in self._listeners:
-                self._listeners[name](name, None)
+            elif name == self._canary:
+                where = self._connection.description
+                raise BrokerError(f"Redis at {where} forgets keys: tracking-table-max-keys is low")
+            elif self._known.pop(name, None) is not None:
+                self._absent.discard(name)
+                if name in self._listeners:
+                    self._listeners[name](name, None)
 
     def _forget_all(self) -> None:
         self._known.clear()
+        self._absent.clear()
         for name, listener in self._listeners.items():
             listener(name, None)
 

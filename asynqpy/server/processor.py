@@ -37,8 +37,9 @@ _GRACE = 1.0
 #: Seconds before the same queue is complained about again.
 _COMPLAIN_AGAIN = 10.0
 
-#: Seconds at most between two looks for new tasks of a server to which others are always faster.
-_LONGEST_SPACING = 0.1
+#: Seconds at most between two looks for new tasks of a server to which others are always faster. With more, it would
+#: be too late for the next task as well, and one server would have them all.
+_LONGEST_SPACING = 0.03
 
 #: Seconds before a result that Redis did not answer is sent again.
 _RESULT_AGAIN = 0.5
@@ -145,13 +146,15 @@ class Processor(Service):
         if not promising:
             return {}
         shares = self._priority.draw(free, self._backlog, promising)
-        return self._priority.narrow(shares) if sum(self._backlog.values()) >= free else shares
+        waiting = sum(self._backlog.get(queue, 0) for queue in promising)
+        return self._priority.narrow(shares) if waiting >= free else shares
 
     def _pause(self, turn: Turn) -> float:
         """Seconds until the next turn; whatever ends or arrives meanwhile wakes it."""
         if len(turn.errors) == len(self._priority.queues):
             raise next(iter(turn.errors.values()))
-        self._complain(turn.errors)
+        # Of a Redis that is away the circuit breaker tells.
+        self._complain({q: it for q, it in turn.errors.items() if not _is_unknown(it)})
         # Of a queue that is known to be empty by now, the last backlog is history.
         has_more = any(self._backlog.get(queue) for queue in self._arrivals.promising)
         self._nudge.came_to(has_more or bool(turn.deliveries))

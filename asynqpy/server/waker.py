@@ -42,11 +42,11 @@ class Waker(Service):
             )
             await self._watch.run()
             return None
-        except BrokerUnavailableError:
-            raise
         except BrokerError as error:
             if time.monotonic() - opened_at > _LONGEST_PAUSE:
                 self._refusals = 0
+            if isinstance(error, BrokerUnavailableError):
+                raise
             return self._refused(error)
         finally:
             await self._watch.close()

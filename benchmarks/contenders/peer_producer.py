@@ -1,8 +1,8 @@
 """What the producers of all peers have in common: the ways to enqueue, and their timing.
 
     producer.py <redis URL> fill|sequential|concurrent|bulk <tasks>
-    producer.py <redis URL> paced <tasks> <rate> <seconds>
-    producer.py <redis URL> single <tasks>
+    producer.py <redis URL> paced <rate> <seconds>
+    producer.py <redis URL> single
 
 Needs nothing but the standard library. ``drive`` is for clients of asyncio, ``drive_threads`` for those that block.
 Both take what opens the client: a context manager that yields its ``Ways``.

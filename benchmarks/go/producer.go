@@ -25,6 +25,7 @@ func produce(redis asynq.RedisConnOpt, mode string) {
 	case "sequential":
 		enqueueTimed(client, number(4), 1)
 	case "concurrent", "fill":
+		warm(client)
 		enqueueTimed(client, number(4), goroutines)
 	case "paced":
 		enqueuePaced(client, number(4), number(5))
@@ -34,6 +35,21 @@ func produce(redis asynq.RedisConnOpt, mode string) {
 		fmt.Fprintln(os.Stderr, "asynq 0.26 has no such way:", mode)
 		os.Exit(noSuchMode)
 	}
+}
+
+// warm opens the connections that so many goroutines use: as many as the client's pool allows, by default ten for a core.
+func warm(client *asynq.Client) {
+	var group sync.WaitGroup
+	group.Add(goroutines)
+	for range goroutines {
+		go func() {
+			defer group.Done()
+			if err := client.Ping(); err != nil {
+				fail(err)
+			}
+		}()
+	}
+	group.Wait()
 }
 
 // enqueueTimed enqueues so many tasks with so many goroutines, and prints how long that took.

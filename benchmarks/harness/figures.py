@@ -29,11 +29,9 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {**found, "max": max(values)}
 
 
-def ratio(values: Sequence[float], reference: Sequence[float]) -> float | None:
-    """How often the median of the reference goes into that of the values; None where that says nothing."""
-    if not values or not reference or not median(reference):
-        return None
-    return median(values) / median(reference)
+def ratio(value: float | None, reference: float | None) -> float | None:
+    """How often the reference goes into the value; None where that says nothing."""
+    return value / reference if value is not None and reference else None
 
 
 def rotated(things: Sequence[T], by: int) -> list[T]:

@@ -55,6 +55,8 @@ def install_all(
                 programs[contender.name] = install(contender)
             except NotInstalled as reason:
                 reasons[contender.name] = str(reason)
+            except Exception as error:  # such as a full disk: the others are measured
+                reasons[contender.name] = f"{type(error).__name__}: {error}"
             told(contender.name)
 
     homes: dict[str, list[Contender]] = {}
@@ -97,7 +99,7 @@ def _installed(requirements: Path, folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(folder)])
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "-r", str(requirements)])
+    _run([*pip, "--retries", "1", "--timeout", "10", "-r", str(requirements)])
     stamp.write_text(digest)
     return python
 

@@ -21,28 +21,44 @@ COLUMNS = [
 #: Seconds between two single tasks: of every phase of a poll each second, and never less than the first.
 GAPS = (0.2, 1.2)
 
+#: In the short form, which has a dozen of workers to start in a minute.
+QUICK_GAPS = (0.1, 0.7)
+
 #: Seconds that a worker is left alone before the first of them, so that it is idle.
-_SETTLE = 1.0
+_SETTLE, _QUICK_SETTLE = 1.0, 0.3
 
 CONCURRENCY = 50
 
 
 def wake_ups(
-    stage: Stage, producer: Program, worker: Program, tasks: int, gaps: tuple[float, float] = GAPS
+    stage: Stage,
+    producer: Program,
+    worker: Program,
+    tasks: int,
+    pool: list[float],
+    gaps: tuple[float, float] | None = None,
 ) -> Sample:
-    """Single tasks to an idle worker: percentiles, ms, from the call of enqueue to the handler's start."""
+    """Single tasks to an idle worker: percentiles, ms, from the call of enqueue to the handler's start.
+
+    Each latency is added to the pool.
+    """
+    quick = stage.options.quick
+    gaps = gaps or (QUICK_GAPS if quick else GAPS)
     chance = random.Random(tasks)  # the same gaps for all
     stage.redis.flush()
     with (
         stage.worker(worker, "latency", CONCURRENCY, tasks) as serving,
         stage.producer(producer, "single") as sending,
     ):
-        time.sleep(_SETTLE)
+        time.sleep(_QUICK_SETTLE if quick else _SETTLE)
         for _ in range(tasks):
             time.sleep(chance.uniform(*gaps))
             sending.say("")
             sending.expect("sent", READY)
-        return _sample(serving.answer(READY)["latencies_ms"])
+        latencies = serving.answer(READY)["latencies_ms"]
+    sample = _sample(latencies)
+    pool += latencies
+    return sample
 
 
 def open_loop(stage: Stage, program: Program, rate: int, seconds: int) -> Sample:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from types import FrameType
 
+import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -31,13 +35,15 @@ from benchmarks.harness.stage import Stage
 class Question:
     """A benchmark. ``plan(stage, contenders)`` says what is measured, of those that take part and could be installed.
 
-    ``adjust`` changes the common options to what fits this question.
+    ``adjust`` changes the common options to what fits this question; ``across``: a round goes through all plans, since
+    they are compared with one another.
     """
 
     name: str
     title: str
     plan: Callable[[Stage, list[Program]], list[Plan]]
     adjust: Callable[[Options], Options] = lambda options: options
+    across: bool = False
 
 
 def run(question: Question) -> None:
@@ -46,26 +52,28 @@ def run(question: Question) -> None:
 
 
 def answer(questions: Sequence[Question], chosen: Options) -> list[Result]:
-    """Answer questions one after another, and write and print the results."""
+    """Answer questions one after another, and write and print the results.
+
+    What was measured before an interruption is written too.
+    """
     console = Console()
     contenders = discover()
     wanted = {
         question.name: taking_part(contenders, question.name, chosen.only) for question in questions
     }
-    with _bar(console) as bar:
+    with _ending(), _bar(console) as bar:
         programs, skipped = _install(bar, contenders, wanted)
         results = []
         with BenchRedis() as redis:
             for question in questions:
                 mine = [c for c in wanted[question.name] if c.name in programs]
                 stage = Stage(redis, programs, question.adjust(chosen))
-                result = _answer(bar, question, stage, mine)
-                result.skipped = {
+                absent = {
                     contenders[name].title: reason
                     for name, reason in skipped.items()
                     if contenders[name] in wanted[question.name]
                 }
-                write(result, chosen)
+                result = _answer(bar, question, stage, mine, absent)
                 results.append(result)
                 tables.show(result, console)
     console.print(f"written to {chosen.out}")
@@ -74,10 +82,26 @@ def answer(questions: Sequence[Question], chosen: Options) -> list[Result]:
 
 def write(result: Result, chosen: Options) -> None:
     """``<question>.json``, ``.md``, ``.png`` and ``.svg`` in the folder of the results."""
-    chosen.out.mkdir(parents=True, exist_ok=True)
     records.save(result, chosen.out)
     (chosen.out / f"{result.question}.md").write_text(tables.page(result))
     plots.draw(result, chosen.out)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP unwind, once, as Ctrl-C does: whatever was started is ended."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _bar(console: Console) -> Progress:
@@ -105,31 +129,47 @@ def _install(
 
 
 def _answer(
-    bar: Progress, question: Question, stage: Stage, contenders: Sequence[Contender]
+    bar: Progress,
+    question: Question,
+    stage: Stage,
+    contenders: Sequence[Contender],
+    skipped: dict[str, str],
 ) -> Result:
     chosen = stage.options
     plans = question.plan(stage, [stage.programs[contender.name] for contender in contenders])
     steps = chosen.rounds * sum(len(plan.takes) for plan in plans)
     step = bar.add_task(question.name, total=steps)
-    begun = datetime.now(UTC)
-    play(
-        plans,
-        chosen.rounds,
-        limit=chosen.limit,
-        told=lambda what: bar.update(step, advance=1, description=f"{question.name}, {what}"),
-    )
-    bar.remove_task(step)
-    return Result(
+    nothing = Result(
         question=question.name,
         title=question.title,
-        date=begun.strftime("%Y-%m-%d %H:%M UTC"),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=command_line(),
         rounds=chosen.rounds,
         machine=machine.facts(stage.redis.version),
         versions={c.title: stage.programs[c.name].version for c in contenders},
-        skipped={},
-        measures=[plan.measure for plan in plans],
+        skipped=skipped,
+        measures=[],
     )
+    earlier = records.load_earlier(question.name, chosen.out) if chosen.add else None
+
+    def so_far() -> Result:
+        begun = [plan.measure for plan in plans if plan.measure.has_begun]
+        return records.merged(msgspec.structs.replace(nothing, measures=begun), earlier)
+
+    try:
+        play(
+            plans,
+            chosen.rounds,
+            limit=chosen.limit,
+            across=question.across,
+            told=lambda what: bar.update(step, advance=1, description=f"{question.name}, {what}"),
+            noted=lambda: records.save(so_far(), chosen.out),
+        )
+    finally:
+        if (result := so_far()).measures:
+            write(result, chosen)
+    bar.remove_task(step)
+    return result
 
 
 def command_line() -> str:

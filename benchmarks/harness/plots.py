@@ -12,7 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from benchmarks.harness.figures import median
 from benchmarks.harness.records import Measure, Result, Row
 
 # Of the palette of Okabe and Ito, which the colour-blind can tell apart, and printers too.
@@ -70,7 +69,7 @@ def measured(measure: Measure) -> list[Row]:
 
 def _draw(axes: Axes, measure: Measure) -> None:
     rows = measured(measure)
-    middles = [median(row.values(measure.main.key)) for row in rows]
+    middles = [row.middle(measure.main.key) or 0.0 for row in rows]
     axes.barh(
         range(len(rows)),
         middles,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.harness.figures import median, percentiles
+
 #: One round's figures of one row, by the key of their column.
 Sample = dict[str, float]
 
@@ -19,13 +21,24 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct):
-    """A contender, or a size, and what was measured of it; ``failures`` are those of single rounds."""
+    """A contender, or a size, and what was measured of it; ``failures`` are those of single rounds.
+
+    ``latencies``, ms, are those of all rounds, where there are so few in one that its percentiles say little.
+    """
 
     label: str
     contender: str
     note: str = ""
     samples: list[Sample] = []
     failures: list[str] = []
+    latencies: list[float] = []
+
+    def middle(self, key: str) -> float | None:
+        """The median of the rounds; a percentile over the latencies of all rounds where these were kept."""
+        if self.latencies and key in (pooled := percentiles(self.latencies)):
+            return pooled[key]
+        values = self.values(key)
+        return median(values) if values else None
 
     def values(self, key: str) -> list[float]:
         return [sample[key] for sample in self.samples if key in sample]
@@ -35,7 +48,7 @@ class Measure(msgspec.Struct):
     """A table and a plot.
 
     The first column is the one that is compared: its spread is shown, and its ratio to the row ``reference``, if any.
-    ``remark`` says what stands under the table.
+    ``remark`` says what stands under the table, and ``origin`` how it was measured when that was in a run before.
     """
 
     name: str
@@ -46,6 +59,11 @@ class Measure(msgspec.Struct):
     reference_title: str = ""
     less_is_better: bool = False
     remark: str = ""
+    origin: str = ""
+
+    @property
+    def has_begun(self) -> bool:
+        return any(row.samples or row.failures for row in self.rows)
 
     @property
     def main(self) -> Column:
@@ -73,6 +91,7 @@ class Result(msgspec.Struct):
 
 
 def save(result: Result, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.question}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
@@ -84,3 +103,28 @@ def load(path: Path) -> Result:
         return msgspec.json.decode(path.read_bytes(), type=Result)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def load_earlier(question: str, folder: Path) -> Result | None:
+    """What a run before left in the folder, if any."""
+    path = folder / f"{question}.json"
+    return load(path) if path.exists() else None
+
+
+def merged(result: Result, earlier: Result | None) -> Result:
+    """The result, and before its own measures those that only an earlier one of the same machine has."""
+    if earlier is None or earlier.machine != result.machine:
+        return result
+    ours = {measure.name for measure in result.measures}
+    origin = f"`{earlier.command}`, {earlier.date}; {earlier.rounds} rounds."
+    kept = [
+        msgspec.structs.replace(measure, origin=measure.origin or origin)
+        for measure in earlier.measures
+        if measure.name not in ours
+    ]
+    return msgspec.structs.replace(
+        result,
+        measures=[*kept, *result.measures],
+        versions={**earlier.versions, **result.versions},
+        skipped={**earlier.skipped, **result.skipped} if kept else result.skipped,
+    )

@@ -30,19 +30,31 @@ class Plan:
 
 
 def play(
-    plans: Sequence[Plan], rounds: int, *, limit: float = 0.0, told: Callable[[str], None]
+    plans: Sequence[Plan],
+    rounds: int,
+    *,
+    limit: float = 0.0,
+    across: bool = False,
+    told: Callable[[str], None],
+    noted: Callable[[], object] = lambda: None,
 ) -> None:
-    """Fill the rows of the plans with samples; ``told`` before each what is measured.
+    """Fill the rows of the plans with samples; ``told`` before each what is measured; ``noted`` after a plan's round.
+
+    All rounds of a plan come before the next plan, or, ``across``, a round of each plan before the next round.
 
     After ``limit`` seconds, if any, no round begins but the first of each measure; who would come last in that on a
     machine too slow for it is left out, and the row says so.
     """
     begun = time.monotonic()
-    for place, plan in enumerate(plans):
-        share = limit * (place + 1) / len(plans) if limit else float("inf")
-        for turn in range(rounds):
-            late = turn > 0 and time.monotonic() - begun > share
-            _play_round(plan, turn, told, skip=late, end=begun + share * _AT_MOST)
+    order = [(place, turn) for place in range(len(plans)) for turn in range(rounds)]
+    if across:
+        order.sort(key=lambda step: step[1])
+    for place, turn in order:
+        part = 1.0 if across else (place + 1) / len(plans)
+        share = limit * part if limit else float("inf")
+        late = turn > 0 and time.monotonic() - begun > share
+        _play_round(plans[place], turn, told, skip=late, end=begun + share * _AT_MOST)
+        noted()
 
 
 def _play_round(
@@ -66,3 +78,5 @@ def _take(row: Row, take: Callable[[], Sample], turn: int) -> None:
         row.failures = [str(reason)] * _PATIENCE
     except ContenderError as error:
         row.failures.append(f"round {turn + 1}: {error}")
+    except Exception as error:  # whatever one contender breaks, the others are measured
+        row.failures.append(f"round {turn + 1}: {type(error).__name__}: {error}")

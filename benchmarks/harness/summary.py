@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.harness.figures import median
+from benchmarks.harness.figures import ratio
 from benchmarks.harness.records import Measure, Result
 
 Results = Mapping[str, Result]
@@ -32,20 +32,19 @@ def between(
 ) -> Callable[[Results], float | None]:
     """The ratio of two rows' medians, of one measure or of two in the same question."""
 
-    def ratio(results: Results) -> float | None:
+    def found(results: Results) -> float | None:
         mine = middle(results, question, measure, row)
         other = middle(results, question, reference_measure or measure, reference)
-        return mine / other if mine is not None and other else None
+        return ratio(mine, other)
 
-    return ratio
+    return found
 
 
 def middle(results: Results, question: str, measure: str, row: str, key: str = "") -> float | None:
-    """The median of a row's main column, or of another."""
+    """What stands in the table for a row's main column, or for another."""
     found = _measure(results, question, measure)
     of = found.row(row) if found else None
-    values = of.values(key or found.main.key) if of and found else []
-    return median(values) if values else None
+    return of.middle(key or found.main.key) if of and found else None
 
 
 def _measure(results: Results, question: str, name: str) -> Measure | None:
@@ -64,10 +63,10 @@ def _of_best_peer(results: Results) -> float | None:
     if measure is None or ours is None:
         return None
     peers = [
-        median(values)
+        figure
         for row in measure.rows
         if row.contender != "go" and not row.contender.startswith("asynqpy")
-        if (values := row.values(measure.main.key))
+        if (figure := row.middle(measure.main.key))
     ]
     return ours / max(peers) if peers else None
 
@@ -76,7 +75,7 @@ PROMISES = (
     Promise("No-op tasks, concurrency 50, against Go's asynq", 4.0, between("processing", "concurrency 50", OURS, GO)),
     Promise("... against the fastest other Python queue", 12.0, _of_best_peer),
     Promise("... of what Redis alone would allow", 40.0, _column("processing", "concurrency 50", OURS, "share"), "%"),
-    Promise("... two worker processes against one", 1.3, between("growth", "workers", "2 processes", "1 process")),
+    Promise("... two worker processes against one", 1.3, between("growth", "processes", "2 processes", "1 process")),
     Promise("Enqueue in bulk, against Go one by one", 3.0,
             between("enqueueing", "bulk", OURS, GO, reference_measure="sequential")),
     Promise("Enqueue in bulk, against Go with 50 goroutines", 1.0,
@@ -97,18 +96,26 @@ PROMISES = (
 
 
 def table(results: Results) -> str:
-    """All promises that were measured, as Markdown; empty where none was."""
-    lines = [
-        f"| {promise.title} | {_figure(promise, value)} | {_bound(promise)} | {_verdict(promise, value)} |"
-        for promise in PROMISES
-        if (value := promise.measured(results)) is not None
-    ]
+    """All promises as Markdown; empty where none was measured."""
+    values = [promise.measured(results) for promise in PROMISES]
+    if all(value is None for value in values):
+        return ""
     head = ["| | measured | wanted | |", "| --- | ---: | ---: | --- |"]
-    return "\n".join([*head, *lines]) if lines else ""
+    return "\n".join([*head, *map(_line, PROMISES, values)])
+
+
+def _line(promise: Promise, value: float | None) -> str:
+    if value is None:
+        return f"| {promise.title} | not measured | {_bound(promise)} | |"
+    return f"| {promise.title} | {_figure(promise, value)} | {_bound(promise)} | {_verdict(promise, value)} |"
 
 
 def _figure(promise: Promise, value: float) -> str:
-    return f"{value:.0f} %" if promise.unit == "%" else f"{value:.2f} {promise.unit}"
+    """With as many digits as it takes not to contradict the verdict: 3.996 is no 4.00."""
+    digits = 0 if promise.unit == "%" else 2
+    while promise.is_kept(float(f"{value:.{digits}f}")) != promise.is_kept(value):
+        digits += 1
+    return f"{value:.{digits}f} {promise.unit}"
 
 
 def _bound(promise: Promise) -> str:

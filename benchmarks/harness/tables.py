@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.harness.figures import median, ratio
+from benchmarks.harness.figures import ratio
 from benchmarks.harness.records import Column, Measure, Result, Row
 
 #: What stands where nothing was measured.
@@ -24,25 +24,27 @@ def headings(measure: Measure) -> list[str]:
 
 def cells(measure: Measure, row: Row) -> list[str]:
     """Of a row: medians, the main column's extremes and its ratio to the reference; dashes where nothing is known."""
-    values = row.values(measure.main.key)
-    figures = [_spread(measure.main, values)]
+    main = measure.main
+    figures = [_spread(main, row)]
     if measure.reference:
         reference = measure.row(measure.reference)
-        of = ratio(values, reference.values(measure.main.key)) if reference else None
+        of = ratio(row.middle(main.key), reference.middle(main.key)) if reference else None
         figures.append(NOTHING if of is None else f"{of:.2f}")
-    figures += [_middle(column, row.values(column.key)) for column in measure.columns[1:]]
+    figures += [_middle(column, row) for column in measure.columns[1:]]
     return [*figures, str(len(row.samples))]
 
 
-def _spread(column: Column, values: Sequence[float]) -> str:
+def _spread(column: Column, row: Row) -> str:
+    values = row.values(column.key)
     if len(values) < 2:
-        return _middle(column, values)
+        return _middle(column, row)
     low, high = _text(column, min(values)), _text(column, max(values))
-    return f"{_middle(column, values)} ({low}–{high})"
+    return f"{_middle(column, row)} ({low}–{high})"
 
 
-def _middle(column: Column, values: Sequence[float]) -> str:
-    return _text(column, median(values)) if values else NOTHING
+def _middle(column: Column, row: Row) -> str:
+    middle = row.middle(column.key)
+    return NOTHING if middle is None else _text(column, middle)
 
 
 def _text(column: Column, value: float) -> str:
@@ -54,7 +56,7 @@ def markdown(measure: Measure) -> str:
     titles = ["", *headings(measure)]
     lines = [_line(titles), _line(["---", *["---:"] * (len(titles) - 1)])]
     lines += [_line([row.label, *cells(measure, row)]) for row in measure.rows]
-    remarks = [measure.remark] if measure.remark else []
+    remarks = [remark for remark in (measure.remark, measure.origin) if remark]
     remarks += [f"{row.label}: {failure}" for row in measure.rows for failure in row.failures[:1]]
     return "\n".join([*lines, *(f"\n{remark}" for remark in remarks)])
 

@@ -5,8 +5,15 @@ import sys
 
 import pytest
 
+from benchmarks.harness import installing
 from benchmarks.harness.contenders import Contender
-from benchmarks.harness.installing import NotInstalled, install, install_all, last_words
+from benchmarks.harness.installing import (
+    NotInstalled,
+    Program,
+    install,
+    install_all,
+    last_words,
+)
 from benchmarks.harness.processes import ContenderError, NoSuchMode, Process
 from tests.eventually import eventually
 
@@ -74,6 +81,21 @@ def test_one_that_cannot_be_installed_is_skipped_with_the_reason() -> None:
     assert sorted(told) == ["absent", "asynqpy"]
     with pytest.raises(NotInstalled):
         install(absent)
+
+
+def test_what_nobody_expected_in_an_installation_skips_only_that_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def install_or_break(contender: Contender) -> Program:
+        if contender.name == "bad":
+            raise OSError("no space")
+        return Program(contender, (), (), "1")
+
+    monkeypatch.setattr(installing, "install", install_or_break)
+    pair = [Contender(name=name, title=name, kind="own", questions=()) for name in ("bad", "good")]
+    programs, reasons = install_all(pair)
+    assert list(programs) == ["good"]
+    assert reasons == {"bad": "OSError: no space"}
 
 
 def test_last_words_are_the_last_line_that_says_something() -> None:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks import enqueueing, growth, memory, processing, wakeup
+from benchmarks.harness import records
 from benchmarks.harness.contenders import discover
 from benchmarks.harness.installing import Program, install
 from benchmarks.harness.latencies import open_loop, wake_ups
-from benchmarks.harness.main import answer
-from benchmarks.harness.options import QUICK
-from benchmarks.harness.processes import NoSuchMode
+from benchmarks.harness.main import Question, answer
+from benchmarks.harness.options import GROWTH, QUICK, parse
+from benchmarks.harness.processes import NoSuchMode, Process
+from benchmarks.harness.records import Measure, Row, Sample
 from benchmarks.harness.redis_server import BenchRedis
+from benchmarks.harness.rounds import Plan
 from benchmarks.harness.stage import Stage
 from tests.requires import need_go
 
@@ -56,6 +62,48 @@ def test_a_question_is_answered_from_the_command_to_the_plot(tmp_path: Path) -> 
     }
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_harness_that_is_ended_ends_its_workers_and_writes_what_it_has(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    worker: list[Process] = []
+
+    def wait(stage: Stage) -> Sample:
+        with stage.worker(stage.programs["asynqpy"], "noop", 1, 0) as process:
+            worker.append(process)
+            os.kill(os.getpid(), number)
+            process.hear(30.0)
+        raise AssertionError("nothing ended it")
+
+    def plan(stage: Stage, programs: list[Program]) -> list[Plan]:
+        planned = Plan(Measure("m", "M", processing.COLUMNS, []))
+        planned.add(Row("first", "first"), lambda: {"rate": 1.0})
+        planned.add(Row("second", "second"), partial(wait, stage))
+        return [planned]
+
+    before = signal.getsignal(number)
+    chosen = dataclasses.replace(TINY, out=tmp_path, only=("asynqpy",))
+    with pytest.raises(SystemExit):
+        answer([Question("processing", "P", plan)], chosen)
+    assert not worker[0].is_running
+    assert signal.getsignal(number) == before
+    (measured,) = records.load(tmp_path / "processing.json").measures
+    assert [len(row.samples) for row in measured.rows] == [1, 0]
+
+
+def test_sizes_and_measures_may_be_chosen(stage: Stage) -> None:
+    flags = ["--concurrency", "7", "--measures", "active", "pending", "--sizes", "100", "10000"]
+    stage.options = parse("", flags)
+    ours = [stage.programs["asynqpy"]]
+    assert [plan.measure.name for plan in processing.plan(stage, ours)] == ["concurrency 7"]
+    assert {
+        plan.measure.name: [row.label for row in plan.measure.rows]
+        for plan in growth.plan(stage, ours)
+    } == {"pending": ["10,000 pending"], "active": ["100 active", "10,000 active"]}
+    stage.options = TINY
+    assert {plan.measure.name for plan in growth.plan(stage, ours)} == set(GROWTH)
+
+
 def test_go_processes_the_same_tasks(stage: Stage, go: Program) -> None:
     sample = stage.process(go, "noop", 10)
     assert sample["rate"] > 0
@@ -86,7 +134,9 @@ def test_go_has_no_bulk_way(stage: Stage, go: Program) -> None:
 def test_an_idle_worker_is_woken_by_either_client(stage: Stage, go: Program) -> None:
     ours = stage.programs["asynqpy"]
     for producer, worker in ((ours, ours), (go, ours)):
-        sample = wake_ups(stage, producer, worker, 3, gaps=(0.01, 0.05))
+        pool: list[float] = []
+        sample = wake_ups(stage, producer, worker, 3, pool, gaps=(0.01, 0.05))
+        assert len(pool) == 3
         assert 0 < sample["p50"] <= sample["p99"] <= sample["max"]
     assert {label for label, *_ in wakeup._pairs([ours, go])} == {
         "asynqpy",
@@ -147,8 +197,8 @@ def test_the_rows_that_promises_name_are_measured(stage: Stage) -> None:
         for row in plan.measure.rows
     }
     assert rows >= {
-        ("workers", "2 processes"),
-        ("workers", "1 process"),
+        ("processes", "2 processes"),
+        ("processes", "1 process"),
         ("pending", "1,000,000 pending"),
         ("pending", "10,000 pending"),
         ("active", "10,000 active"),

@@ -23,7 +23,7 @@ class Sampler:
 
         return take
 
-    def failing(self, label: str, error: ContenderError) -> Callable[[], Sample]:
+    def failing(self, label: str, error: Exception) -> Callable[[], Sample]:
         def take() -> Sample:
             self.taken.append(label)
             raise error
@@ -68,6 +68,27 @@ def test_a_contender_that_fails_is_told_and_the_others_go_on() -> None:
     assert bad.failures == ["round 1: it fell", "round 2: it fell"]
     assert not bad.samples
     assert len(good.samples) == 4
+
+
+def test_what_nobody_expected_is_told_too() -> None:
+    sampler = Sampler()
+    plan = planned(bad=sampler.failing("bad", KeyError("seconds")), good=sampler.taking("good"))
+    play([plan], 1, told=lambda what: None)
+    assert plan.measure.rows[0].failures == ["round 1: KeyError: 'seconds'"]
+    assert len(plan.measure.rows[1].samples) == 1
+
+
+def test_a_round_across_plans_goes_through_all_of_them() -> None:
+    sampler, noted = Sampler(), list[str]()
+    plans = [planned(a=sampler.taking("a"), b=sampler.taking("b")), planned(c=sampler.taking("c"))]
+    play(
+        plans,
+        2,
+        across=True,
+        told=lambda what: None,
+        noted=lambda: noted.append("".join(sampler.taken)),
+    )
+    assert noted == ["ab", "abc", "abcba", "abcbac"]
 
 
 def test_a_way_that_a_contender_lacks_is_tried_once() -> None:

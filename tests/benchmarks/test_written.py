@@ -11,7 +11,8 @@ from benchmarks import report
 from benchmarks.harness import plots, records, summary, tables
 from benchmarks.harness.main import write
 from benchmarks.harness.options import Options
-from tests.benchmarks.results import GO, OURS, PEER, measure, result
+from benchmarks.harness.records import Row
+from tests.benchmarks.results import OURS, PEER, measure, result
 
 PNG = b"\x89PNG"
 
@@ -75,11 +76,55 @@ def test_only_bars_that_would_hide_are_drawn_on_a_logarithmic_axis() -> None:
 
 def test_promises_are_held_against_what_was_measured() -> None:
     lines = summary.table({"processing": result()}).splitlines()
-    assert lines[2:] == [
+    assert lines[2:6] == [
         "| No-op tasks, concurrency 50, against Go's asynq | 5.00 × | ≥ 4 × | reached |",
         "| ... against the fastest other Python queue | 350.00 × | ≥ 12 × | reached |",
         "| ... of what Redis alone would allow | 35 % | ≥ 40 % | missed |",
+        "| ... two worker processes against one | not measured | ≥ 1.3 × | |",
     ]
+
+
+def test_a_figure_is_not_rounded_to_what_it_missed() -> None:
+    near = measure()
+    near.rows[0].samples = [{"rate": 27_993.0, "share": 39.96}]
+    lines = summary.table({"processing": result(near)}).splitlines()
+    assert "| 3.999 × | ≥ 4 × | missed |" in lines[2]
+    assert "| 39.96 % | ≥ 40 % | missed |" in lines[4]
+
+
+def test_percentiles_are_those_of_all_rounds_where_their_latencies_were_kept() -> None:
+    row = Row(
+        "a",
+        "a",
+        samples=[{"p50": 1.0, "p99": 9.0, "tasks": 2}, {"p50": 3.0, "p99": 4.0, "tasks": 2}],
+    )
+    assert row.middle("p50") == 2.0
+    row.latencies = [1.0, 9.0, 3.0, 4.0]
+    assert [row.middle(key) for key in ("p50", "p99", "tasks", "other")] == [3.0, 9.0, 2, None]
+
+
+def test_a_run_adds_to_what_an_earlier_one_of_the_machine_left() -> None:
+    earlier = result(measure("concurrency 10"), measure("concurrency 50"))
+    later = result(measure("concurrency 50"))
+    later.command = "python -m benchmarks.processing --concurrency 50"
+    both = records.merged(later, earlier)
+    assert [(m.name, m.origin) for m in both.measures] == [
+        ("concurrency 10", "`python -m benchmarks.processing`, 2030-01-02 03:04 UTC; 3 rounds."),
+        ("concurrency 50", ""),
+    ]
+    assert both.measures[0].origin in tables.markdown(both.measures[0])
+    assert records.merged(both, both) == both
+    earlier.machine = {**earlier.machine, "cores": "64"}
+    assert records.merged(later, earlier) == later
+
+
+def test_a_shortened_run_of_growth_names_the_tables_that_it_left_out(tmp_path: Path) -> None:
+    grown = result(measure("pending"), measure("idle"), question="growth")
+    text = report.render("growth", {"growth": grown}, tmp_path / "page.md")
+    assert "*By size of the payload*" in text
+    assert "*Beside a backlog*" not in text
+    assert "--measures scheduled active queues payload processes persistence'`" in text
+    assert grown.command in text
 
 
 def test_a_promise_may_be_an_upper_bound_or_compare_two_measures() -> None:
@@ -102,7 +147,9 @@ def test_nothing_is_promised_where_nothing_was_measured() -> None:
     assert summary.table({}) == ""
     one = measure()
     one.rows = [row for row in one.rows if row.label in {OURS, PEER}]
-    assert GO not in summary.table({"processing": result(one)})
+    lines = summary.table({"processing": result(one)}).splitlines()
+    assert "against Go's asynq | not measured |" in lines[2]
+    assert "| reached |" in lines[3]
 
 
 def test_a_page_gets_its_measured_sections_and_keeps_its_words(tmp_path: Path) -> None:

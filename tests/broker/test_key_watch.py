@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -15,7 +16,7 @@ from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.conftest import Deployment
 from tests.eventually import eventually
-from tests.redis_process import RedisProcess
+from tests.redis_process import RedisProcess, start_cluster, start_redis
 from tests.redis_proxy import RedisProxy
 
 
@@ -59,9 +60,13 @@ async def watch(connection: Connection) -> AsyncIterator[KeyWatch]:
         yield watch
 
 
-async def exists_calls(redis: Redis) -> int:
+async def calls_of(redis: Redis, name: str) -> int:
     statistics = await state.ask(redis, "INFO", "commandstats")
-    return int(statistics.get("cmdstat_exists", {"calls": 0})["calls"])
+    return int(statistics.get(f"cmdstat_{name}", {"calls": 0})["calls"])
+
+
+async def exists_calls(redis: Redis) -> int:
+    return await calls_of(redis, "exists")
 
 
 @pytest.fixture
@@ -267,6 +272,82 @@ async def test_an_event_loop_that_stood_still_is_no_silence(
             pass
         await eventually(lambda: watch.exists("k") is False)
         assert not job.done()
+
+
+async def test_an_outage_that_others_have_met_ends_the_watch() -> None:
+    with start_redis() as server:
+        connection = Connection.open(server.url)
+        watch = KeyWatch(connection)
+        async with running(watch) as job:
+            connection.breaker.failed("gone", time.monotonic(), refused=False, certain=True)
+            with pytest.raises(BrokerUnavailableError, match="may be another now"):
+                await job
+        await connection.close()
+
+
+async def test_a_line_that_stayed_where_nobody_writes_any_more_is_found_by_the_next_proof(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_PROVE_AFTER", 0.3)
+    monkeypatch.setattr(module, "_PROOF_TIMEOUT", 0.3)
+    with start_redis() as first, start_redis() as second:
+        async with RedisProxy(first.port) as proxy:
+            connection = Connection.open(proxy.url)
+            watch = KeyWatch(connection)
+            async with running(watch) as job:
+                proxy.redis_port = second.port
+                await connection.forget_idle()
+                with pytest.raises(BrokerError, match="tells nothing"):
+                    await job
+            assert connection.breaker.outages == 0
+            await connection.close()
+
+
+async def test_proofs_go_on_and_find_nothing(
+    connection: Connection, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PROVE_AFTER", 0.02)
+    monkeypatch.setattr(module, "_LOOK_AFTER", 0.01)
+    watch = KeyWatch(connection)
+    async with running(watch) as job:
+        await state.ask(redis, "CONFIG", "RESETSTAT")
+
+        async def was_proved_often() -> bool:
+            await watch.absent(["k"])
+            return await calls_of(redis, "set") >= 10
+
+        assert await eventually(was_proved_often)
+        assert await watch.absent(["k", "l"]) == {"k", "l"}
+        assert not job.done()
+
+
+async def test_one_node_of_a_cluster_is_refused() -> None:
+    with start_cluster() as cluster:
+        for node in cluster.nodes:
+            connection = Connection.open(node.url)
+            watch = KeyWatch(connection)
+            with pytest.raises(BrokerError, match="slot"):
+                await watch.open()
+            assert not watch.is_live
+            await watch.close()
+            await connection.close()
+
+
+async def test_a_redis_that_forgets_what_was_read_is_refused() -> None:
+    with start_redis() as server:
+        server.ask("CONFIG", "SET", "tracking-table-max-keys", "10")
+        connection = Connection.open(server.url)
+        watch = KeyWatch(connection)
+        async with running(watch) as job:
+
+            async def ask_for_many() -> bool:
+                await watch.absent([f"k{n}" for n in range(40)])
+                return job.done()
+
+            await eventually(ask_for_many)
+            with pytest.raises(BrokerError, match="tracking-table-max-keys is low"):
+                await job
+        await connection.close()
 
 
 async def test_every_shape_of_redis_but_a_cluster_can_be_watched(deployment: Deployment) -> None:

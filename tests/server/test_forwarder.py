@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+
 import pytest
 from redis.asyncio import Redis
 
@@ -127,3 +130,45 @@ async def test_retry_that_the_next_pass_will_find_wakes_nobody(
     assert wakes == []
     forwarder.expect(clock.now() + 4)
     assert wakes == ["woken"]
+
+
+@pytest.fixture
+async def told(broker: FlakyBroker) -> AsyncIterator[None]:
+    """Redis tells of changes."""
+    await broker.key_watch.open()
+    job = asyncio.create_task(broker.key_watch.run())
+    yield
+    job.cancel()
+    await asyncio.wait([job])
+    await broker.key_watch.close()
+
+
+async def test_only_queues_that_have_changed_or_are_due_are_asked(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock, told: None
+) -> None:
+    queues = [f"q{n}" for n in range(20)]
+    forwarder = Forwarder(broker=broker, clock=clock, queues=queues, interval=5.0)
+    now = clock.now()
+    for n, queue in enumerate(queues):
+        await seed_scheduled(redis, message(f"t{n}", queue=queue), at=now + 60)
+
+    async def asked() -> int:
+        await ask(redis, "CONFIG", "RESETSTAT")
+        await forwarder.tick()
+        statistics = await ask(redis, "INFO", "commandstats")
+        return int(statistics.get("cmdstat_zrangebyscore", {"calls": 0})["calls"])
+
+    everything = await asked()
+    assert everything >= 20
+    assert await asked() == 0
+    await seed_scheduled(redis, message("sooner", queue="q7"), at=now + 2)
+    await eventually(lambda: broker.key_watch.exists(key("q7", "scheduled")) is None)
+    assert await asked() == everything / 20
+    assert await forwarder.tick() == 2.0
+    clock.advance(2)
+    assert await asked() == everything / 20
+    assert await listed(redis, "pending", "q7") == ["sooner"]
+    clock.advance(58)
+    await forwarder.tick()
+    for n, queue in enumerate(queues):
+        assert f"t{n}" in await listed(redis, "pending", queue)

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Turn
-from asynqpy.errors import BrokerError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.task import ActiveTask, CancelCause
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
@@ -241,6 +241,19 @@ async def test_queue_that_cannot_be_asked_is_logged_now_and_then_and_not_at_ever
     assert [record.getMessage() for record in caplog.records] == complaints
     await shop.processor.tick()
     assert [record.getMessage() for record in caplog.records] == complaints * 2
+
+
+async def test_of_a_redis_that_is_away_no_queue_complains(
+    broker: FlakyBroker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def turn(*args: object) -> Turn:
+        errors = {"low": BrokerUnavailableError("away")}
+        return Turn(settled=[], deliveries=[], backlog={"default": 0}, errors=errors)
+
+    shop = a_workshop(broker, queues={"default": 1, "low": 1})
+    monkeypatch.setattr(broker, "turn", turn)
+    await shop.processor.tick()
+    assert caplog.messages == []
 
 
 # Permits and threads.

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from asynqpy.broker import key_watch
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
 from asynqpy.client import Client
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.handler import Handler
 from asynqpy.server.server import Server
 from asynqpy.server.waker import Waker
@@ -185,6 +186,21 @@ async def test_a_line_that_is_dead_at_the_other_end_is_replaced(
         await eventually(lambda: work.done == ["t"], within=15)
 
 
+async def test_after_a_fail_over_that_left_the_line_behind_tasks_are_found(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "_PROVE_AFTER", 1.0)
+    with start_redis() as first, start_redis() as second:
+        async with RedisProxy(first.port) as proxy, waiting(proxy.url, work):
+            proxy.redis_port = second.port
+            for client in first.ask("CLIENT LIST", "TYPE", "normal"):
+                if "t" not in client["flags"] and client["cmd"] != "client|list":
+                    first.ask("CLIENT", "KILL", "ID", client["id"])
+            async with Client(second.url) as client:
+                await client.enqueue(Task("email"), task_id="t")
+            await eventually(lambda: work.done == ["t"], within=20)
+
+
 # Where Redis does not tell.
 
 
@@ -248,6 +264,34 @@ async def test_a_refusal_is_told_once_and_tried_again_ever_more_slowly(
     waker = Waker(broker=broker)
     assert [await waker.tick() for _ in range(7)] == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("end", [BrokerError("no"), BrokerUnavailableError("away")])
+async def test_refusals_are_forgotten_when_a_line_has_held(
+    broker: FlakyBroker, monkeypatch: pytest.MonkeyPatch, end: BrokerError
+) -> None:
+    now = 100.0
+
+    async def refuse() -> None:
+        raise BrokerError("no")
+
+    async def hold() -> None:
+        nonlocal now
+        now += 61
+        raise end
+
+    async def open_it() -> None:
+        pass
+
+    monkeypatch.setattr("asynqpy.server.waker.time.monotonic", lambda: now)
+    monkeypatch.setattr(broker.key_watch, "open", refuse)
+    waker = Waker(broker=broker)
+    assert [await waker.tick() for _ in range(3)] == [2.0, 4.0, 8.0]
+    monkeypatch.setattr(broker.key_watch, "open", open_it)
+    monkeypatch.setattr(broker.key_watch, "run", hold)
+    with suppress(BrokerUnavailableError):
+        await waker.tick()
+    assert waker._refusals <= 1
 
 
 async def test_a_cluster_is_polled() -> None:

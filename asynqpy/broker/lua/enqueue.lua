@@ -5,8 +5,8 @@
 -- ARGV[2] state: pending, scheduled or aggregating
 -- ARGV[3] now, unix ns as 19 digits (a number computed here would lose digits)
 -- ARGV[4] group name, or ''; a scheduled task joins it when it is due
--- ARGV[5] words per task: 2, when no task of the batch has any of the others, or 6
--- then so many per task: id, message; token, lock key or '', lock ttl in s, score in unix s (unused for pending)
+-- ARGV[5] how many words each task has: 2, when none of the batch has any of the others, or 6
+-- then 6 or 2 per task: id, message; token, lock key or '', lock ttl in s, score in unix s (unused for pending)
 -- The token tells a repeated call from a conflict: it is stored with the task. '' means the id was made for this call,
 -- so whatever is stored under it is the earlier run of this very call.
 -- Returns per task: 1 stored, 0 the id is taken, -1 another task holds the lock

@@ -1,8 +1,8 @@
 """Enqueues on asynqpy.
 
     producer.py <redis URL> fill|sequential|concurrent|bulk <tasks>
-    producer.py <redis URL> paced <tasks> <rate> <seconds>
-    producer.py <redis URL> single <tasks>
+    producer.py <redis URL> paced <rate> <seconds>
+    producer.py <redis URL> single
 
 ``BENCH_PAYLOAD`` (bytes) makes payloads of that size, ``BENCH_QUEUES`` spreads the tasks over so many queues, and
 ``BENCH_DELAY`` (s) schedules them.
