@@ -84,8 +84,10 @@ def read(path: Path) -> str:
 
 
 def matches(pattern: re.Pattern[str]) -> Iterator[str]:
-    """Each line of the repository that a pattern matches, with its place."""
+    """Each line of the repository's texts that a pattern matches, with its place."""
     for path in repository_files():
+        if path.suffix == ".png":
+            continue
         for number, line in enumerate(read(path).splitlines(), 1):
             if pattern.search(line):
                 yield f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}"
