@@ -64,11 +64,11 @@ class Unanswered:
 
     def note(self, task: NewTask, answer: Exception | None) -> None:
         """Take in what came of an attempt."""
-        if answer is None and not self._lost:
-            return
         # Also what was refused: it may be the repetition of one that is stored, and has been taken up by it.
         is_lost = isinstance(answer, BrokerError)
-        key = _key(task) if is_lost or self._lost else None
+        if not is_lost and not self._lost:
+            return
+        key = _key(task)
         if key is None:
             return
         if is_lost:

@@ -85,6 +85,10 @@ class KeyWatch:
         self._next_check = self._next_proof = 0.0
         self._answer_due = 0.0
 
+    @property
+    def _name(self) -> str:
+        return f"Redis at {self._connection.description}"
+
     def on_news(self, names: Iterable[str], listener: Callable[[str, bool | None], None]) -> None:
         """Have ``listener(key, exists)`` told what becomes known, and, by ``None``, what is no longer.
 
@@ -157,8 +161,7 @@ class KeyWatch:
         while not is_done():
             heard = await self._receive(max(0.0, deadline - time.monotonic()))
             if not heard and time.monotonic() >= deadline:
-                where = self._connection.description
-                raise BrokerError(f"Redis at {where} agreed to tell of changes, but tells nothing")
+                raise BrokerError(f"{self._name} agreed to tell of changes, but tells nothing")
 
     async def run(self) -> None:
         """Keep what is known true until the line breaks; always raises ``BrokerError``."""
@@ -172,14 +175,12 @@ class KeyWatch:
             due = self._answer_due if self._questions else self._next_check
             heard = await self._receive(min(_LOOK_AFTER, max(0.0, due - now)))
             if not heard and self._questions and time.monotonic() >= self._answer_due:
-                where = self._connection.description
-                raise BrokerUnavailableError(f"Redis at {where} fell silent on the line of changes")
+                raise BrokerUnavailableError(f"{self._name} fell silent on the line of changes")
 
     def _refuse_after_outage(self) -> None:
         """Others may have been led to another Redis since, and only the line still be where it was."""
         if self._connection.breaker.outages != self._outages:
-            where = self._connection.description
-            raise BrokerUnavailableError(f"Redis at {where} was away, and may be another now")
+            raise BrokerUnavailableError(f"{self._name} was away, and may be another now")
 
     async def close(self) -> None:
         """Know nothing any more, and give the connection up. Idempotent."""
@@ -250,8 +251,7 @@ class KeyWatch:
             if name == self._proof:
                 self._proof = ""
             elif name == self._canary:
-                where = self._connection.description
-                raise BrokerError(f"Redis at {where} forgets keys: tracking-table-max-keys is low")
+                raise BrokerError(f"{self._name} forgets keys: tracking-table-max-keys is low")
             elif self._known.pop(name, None) is not None:
                 self._absent.discard(name)
                 if name in self._listeners:
@@ -283,5 +283,4 @@ class KeyWatch:
             len(names) == len(question.keys) and self._expected(names) == question.expected
         )
         if is_as_asked and count != question.expected:
-            where = self._connection.description
-            raise BrokerError(f"Redis at {where} did not tell of a change")
+            raise BrokerError(f"{self._name} did not tell of a change")

@@ -237,8 +237,7 @@ class Processor(Service):
     def _return_permit(self, run: Run) -> None:
         thread = run.task.thread
         if thread is None or thread.ended:
-            self._permits.release()
-            self._wake.set()
+            self._release()
             return
         logger.warning(
             "the thread of task %s (%s) runs on; its permit returns when it ends",

@@ -52,16 +52,17 @@ class Settler:
         """Those under which outcomes are still to be written."""
         return [item.lease for item in self._unsettled]
 
-    def add(self, task: ActiveTask, delivery: Delivery, outcome: Outcome) -> None:
+    def add(
+        self, task: ActiveTask, delivery: Delivery, outcome: Outcome, *, uncertain: bool = False
+    ) -> None:
         """Take an outcome on."""
         lease = delivery.lease
         settlement = Settlement(delivery.message, lease.fence, outcome, self._clock.now())
-        self._unsettled.append(Unsettled(task, lease, settlement))
+        self._unsettled.append(Unsettled(task, lease, settlement, uncertain=uncertain))
 
     def hand_back(self, task: ActiveTask, delivery: Delivery) -> None:
         """Take on the return of a task whose lease may be over: should another worker have it by now, that is well."""
-        self.add(task, delivery, Requeue())
-        self._unsettled[-1].uncertain = True
+        self.add(task, delivery, Requeue(), uncertain=True)
 
     def take(self, *, everything: bool = False) -> list[Unsettled]:
         """What is to be sent now, or all there is. Each must come back through ``answered`` or ``unanswered``."""
