@@ -37,10 +37,10 @@ class LostGrants:
         due = min((due for _, due, _ in self._waiting), default=float("inf"))
         return max(0.0, due - self._clock.now())
 
-    async def put_back(self, broker: Broker) -> None:
-        """Put back those that are due. Raises ``BrokerError``; then all of them are still due."""
+    async def put_back(self, broker: Broker, *, everything: bool = False) -> None:
+        """Put back those that are due, or all. Raises ``BrokerError``; then all of them are still due."""
         now = self._clock.now()
-        due = [item for item in self._waiting if item[1] <= now]
+        due = [item for item in self._waiting if everything or item[1] <= now]
         if not due:
             return
         requeued = await broker.requeue_grants([grant for grant, _, _ in due])

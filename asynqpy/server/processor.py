@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from asynqpy.broker.outcomes import Delivery, Lease, Outcome, Requeue, Retry
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, BrokerUnavailableError, LeaseExpiredError
 from asynqpy.priority import Priority
+from asynqpy.server.demand import Demand
 from asynqpy.server.error_report import ErrorReport, LaterReports
 from asynqpy.server.executor import LEASE_EXPIRED_TEXT, Executor
 from asynqpy.server.lost_grants import LostGrants
@@ -23,13 +25,17 @@ from asynqpy.server.nudge import Nudge
 from asynqpy.server.runs import Run, Runs
 from asynqpy.server.service import Service
 from asynqpy.server.settler import Settler, Unsettled, is_of_redis
+from asynqpy.server.turns import Turns
 from asynqpy.server.verdict import effective_deadline
 from asynqpy.task import ActiveTask
 
 logger = logging.getLogger("asynqpy.server")
 
-#: Tasks that are worth a round trip of their own, where more are to be had in two.
-_SMALLEST_SHARE = 50
+#: Turns under way at once: while Redis works on one, the handlers that the other brought run.
+_MOST_TURNS = 2
+
+#: Tasks at least that are worth a turn of their own, where one turn could bring them all.
+_SMALLEST_SHARE = 8
 
 #: Seconds that cancelled handlers get to end before their tasks are handed back all the same.
 _GRACE = 1.0
@@ -76,10 +82,10 @@ class Processor(Service):
         super().__init__(interval=task_check_interval, at_once=True)
         self._broker = broker
         self._clock = clock
-        self._priority = priority
         self._permits = Semaphore(concurrency)
-        # Half at a time: while Redis works on one half, the handlers of the other run.
-        self._share = max(_SMALLEST_SHARE, (concurrency + 1) // 2)
+        self._turns = Turns(self.wake)
+        self._overlaps = concurrency >= _MOST_TURNS * _SMALLEST_SHARE
+        self._share = -(-concurrency // _MOST_TURNS) if self._overlaps else concurrency
         self._executor = executor
         self._settler = settler
         self._runs = runs
@@ -87,29 +93,48 @@ class Processor(Service):
         self._lost_grants = LostGrants(clock=clock)
         self._reports = LaterReports(report)
         self._fetching = True
-        self._backlog: dict[str, int] = {}
         self._nudge = Nudge(self.wake, longest=_LONGEST_SPACING)
         self._arrivals = broker.arrivals(priority.queues, self._nudge)
+        self._demand = Demand(priority, self._arrivals)
+        self._queues = len(priority.queues)
         self._complained: dict[str, float] = {}
         self._aborted = asyncio.Event()
         #: Held so that the loop does not drop their jobs half-way.
         self._abandoned: list[Run] = []
 
     async def tick(self) -> float | None:
+        self._turns.check()
+        free = self._free()
+        is_full = self._overlaps and free >= self._share and self._demand.waiting() >= free
+        if self._turns and not (is_full and len(self._turns) < _MOST_TURNS):
+            return math.inf  # what is under way wakes
         # A lease by the clock of a host that Redis has not confirmed might be over before it begins.
         await self._broker.keep_clock()
         await self._lost_grants.put_back(self._broker)
-        free = min(self._permits.value, self._share) if self._fetching else 0
-        wanted = self._draw(free) if free else {}
+        wanted = self._demand.draw(free) if free else {}
         unsettled = self._settler.take()
         if not unsettled and not wanted:
             return self._next_due()
-        turn = await self._take_turn(unsettled, wanted)
+        turn = self._turn(unsettled, wanted)
+        if not is_full:
+            return await turn
+        await self._turns.start(turn)
+        return 0.0
+
+    def _free(self) -> int:
+        """How many tasks to ask for: by the permits that no turn under way may need."""
+        if not self._fetching:
+            return 0
+        return min(self._permits.value - self._demand.promised, self._share)
+
+    async def _turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> float:
+        """One round trip, and what follows from its answer; answers the seconds until the next."""
+        with self._demand.asking(wanted):
+            turn = await self._take_turn(unsettled, wanted)
         self._receive(turn.deliveries)
         if not wanted:
             return 0.0
-        self._backlog.update(dict.fromkeys(turn.errors, 0))
-        self._backlog.update(turn.backlog)
+        self._demand.learn({**turn.backlog, **dict.fromkeys(turn.errors, 0)})
         return self._pause(turn)
 
     async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
@@ -140,23 +165,13 @@ class Processor(Service):
             self._retry_due(min(retry.at for retry in retries))
         return turn
 
-    def _draw(self, free: int) -> dict[str, int]:
-        """Of which queues to ask how many tasks; not of those that are known to have none."""
-        promising = self._arrivals.promising
-        if not promising:
-            return {}
-        shares = self._priority.draw(free, self._backlog, promising)
-        waiting = sum(self._backlog.get(queue, 0) for queue in promising)
-        return self._priority.narrow(shares) if waiting >= free else shares
-
     def _pause(self, turn: Turn) -> float:
         """Seconds until the next turn; whatever ends or arrives meanwhile wakes it."""
-        if len(turn.errors) == len(self._priority.queues):
+        if len(turn.errors) == self._queues:
             raise next(iter(turn.errors.values()))
         # Of a Redis that is away the circuit breaker tells.
         self._complain({q: it for q, it in turn.errors.items() if not _is_unknown(it)})
-        # Of a queue that is known to be empty by now, the last backlog is history.
-        has_more = any(self._backlog.get(queue) for queue in self._arrivals.promising)
+        has_more = self._demand.has_more
         self._nudge.came_to(has_more or bool(turn.deliveries))
         if has_more:
             return 0.0 if self._permits.value else self._next_due()
@@ -302,6 +317,12 @@ class Processor(Service):
     async def finish(self) -> None:
         """Write the last outcomes. What Redis still refuses is left to whoever recovers the leases."""
         try:
+            await self._turns.end()
+        finally:
+            await self._write_last()
+
+    async def _write_last(self) -> None:
+        try:
             await self._flush()
             if len(self._settler) or len(self._lost_grants):
                 await asyncio.sleep(_LAST_FLUSH)
@@ -313,7 +334,7 @@ class Processor(Service):
     async def _flush(self) -> None:
         unsettled = self._settler.take(everything=True)
         with suppress(BrokerError):
-            await self._lost_grants.put_back(self._broker)
+            await self._lost_grants.put_back(self._broker, everything=True)
         if unsettled:
             with suppress(BrokerError):
                 await self._take_turn(unsettled, {})

@@ -46,6 +46,20 @@ async def test_dequeue_that_reaches_redis_later_is_put_back_then(
     assert sorted(await listed(redis, "pending")) == ["t0", "t1"]
 
 
+async def test_the_last_attempt_before_a_stop_does_not_wait_to_be_due(
+    broker: FlakyBroker, redis: Redis, clock: FakeClock
+) -> None:
+    lost, grants = LostGrants(clock=clock), broker.grant(["default"])
+    lost.add(grants)
+    await lost.put_back(broker)
+    await seed_pending(redis, *messages(2))
+    await broker.turn([], {"default": 2}, grants)
+    await lost.put_back(broker)
+    assert len(await listed(redis, "active")) == 2
+    await lost.put_back(broker, everything=True)
+    assert sorted(await listed(redis, "pending")) == ["t0", "t1"]
+
+
 async def test_attempts_get_rarer_and_end_with_the_lease(
     broker: FlakyBroker, clock: FakeClock
 ) -> None:
