@@ -61,11 +61,13 @@ class Cancellations:
             await pubsub.ping()
 
     async def close(self) -> None:
-        """Give the connection up. Idempotent."""
+        """Give the connection up. Idempotent. All is closed also when it is cancelled."""
         pubsub, connection = self._pubsub, self._connection
         self._pubsub = self._connection = None
         self._pinged = False
-        if pubsub is not None:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
-        if connection is not None:
-            await connection.close()
+        try:
+            if pubsub is not None:
+                await pubsub.aclose()  # type: ignore[no-untyped-call]
+        finally:  # it may wait, and be cancelled
+            if connection is not None:
+                await connection.close()

@@ -9,6 +9,7 @@ import redis.cluster
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asynqpy import embedded
@@ -106,7 +107,7 @@ class Connection:
         await self.exchange.forget_idle()
 
     async def close(self) -> None:
-        """Close all connections of a client that is ours; leave the caller's alone. Idempotent."""
+        """Close all connections of a client that is ours, also when cancelled; leave the caller's alone. Idempotent."""
         if not self._owned:
             return
         self.is_closed = True
@@ -114,11 +115,21 @@ class Connection:
         if isinstance(self.client, RedisCluster):
             await self.client.aclose()
             return
-        pool = self.client.connection_pool
-        await pool.disconnect()
-        if isinstance(pool, SentinelConnectionPool):
-            for sentinel in pool.sentinel_manager.sentinels:
-                await sentinel.connection_pool.disconnect()
+        pools = [self.client.connection_pool]
+        if isinstance(pools[0], SentinelConnectionPool):
+            pools += [it.connection_pool for it in pools[0].sentinel_manager.sentinels]
+        try:
+            for pool in pools:
+                await pool.disconnect()
+        finally:  # which waits, and may be cancelled
+            for pool in pools:
+                await _hang_up(pool)
+
+
+async def _hang_up(pool: ConnectionPool) -> None:
+    """Close what is open yet, and do not wait."""
+    for connection in [*pool._available_connections, *pool._in_use_connections]:
+        await connection.disconnect(nowait=True)
 
 
 def _check_client(client: object) -> None:

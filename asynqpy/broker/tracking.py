@@ -130,18 +130,25 @@ class TrackingLine:
         return BrokerUnavailableError(f"{self._name} broke the line of changes ({why})")
 
     async def close(self) -> None:
-        """Hang up. Idempotent."""
+        """Hang up. Idempotent. All is closed also when it is cancelled."""
         received, link, sibling = self._received, self._link, self._sibling
         self._received = self._link = self._sibling = None
         if received is not None:
             received.cancel()
-            await asyncio.wait([received])
-            if not received.cancelled():
-                received.exception()  # nobody waits for it any more
+            received.add_done_callback(_forget_error)
         if link is not None:
             await link.disconnect(nowait=True)
+        # From here on it waits, and may be cancelled.
         if sibling is not None:
             await sibling.close()
+        if received is not None:
+            await asyncio.wait([received])
+
+
+def _forget_error(received: asyncio.Task[bytes]) -> None:
+    """Nobody waits for it any more."""
+    if not received.cancelled():
+        received.exception()
 
 
 def _packed(words: Sequence[str]) -> bytes:

@@ -9,9 +9,11 @@ from redis.asyncio import Redis
 from asynqpy.broker import cancellations
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.cancellations import Cancellations
+from asynqpy.broker.connection import Connection
 from asynqpy.errors import BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.conftest import Deployment
+from tests.broker.cut_short import left_open
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
 from tests.redis_process import HOST, RedisProcess, free_port, start_redis
@@ -174,3 +176,22 @@ async def test_while_redis_is_known_to_be_away_no_subscription_is_tried(
         await subscription.open()
         await subscription.close()
         await broker.close()
+
+
+@pytest.mark.parametrize(
+    ("deployment", "moments"),
+    [("single", range(0, 60, 2)), ("sentinel", range(0, 120, 4)), ("cluster", range(0, 120, 8))],
+    indirect=["deployment"],
+)
+async def test_nothing_stays_open_when_opening_and_then_closing_are_cancelled(
+    deployment: Deployment, moments: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hold(connection: Connection) -> None:
+        subscription = Cancellations(connection)
+        try:
+            await subscription.open()
+            await subscription.next()
+        finally:
+            await subscription.close()
+
+    assert await left_open(hold, deployment.url, moments, monkeypatch) == []

@@ -10,6 +10,8 @@ from asynqpy.broker.connection import Connection
 from asynqpy.broker.tracking import Changes, TrackingLine
 from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError
 from tests import redis_state as state
+from tests.broker.conftest import Deployment
+from tests.broker.cut_short import left_open
 from tests.redis_process import HOST, free_port, start_redis
 
 
@@ -167,3 +169,22 @@ async def test_a_client_of_the_callers_keeps_its_own_connections(redis_url: str)
         assert await heard(line) == [[b"k"]]
         await line.close()
         assert await client.get("k") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "moments"),
+    [("single", range(0, 60, 2)), ("sentinel", range(0, 120, 4))],
+    indirect=["deployment"],
+)
+async def test_nothing_stays_open_when_opening_and_then_closing_are_cancelled(
+    deployment: Deployment, moments: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hold(connection: Connection) -> None:
+        line = TrackingLine(connection)
+        try:
+            await line.open()
+            await line.receive(60)
+        finally:
+            await line.close()
+
+    assert await left_open(hold, deployment.url, moments, monkeypatch) == []

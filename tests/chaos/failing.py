@@ -11,7 +11,7 @@ from unittest import mock
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from asynqpy.broker.exchange import Command, DirectExchange
+from asynqpy.broker.exchange import Command, DirectExchange, Told
 
 
 @dataclass(slots=True)
@@ -36,12 +36,14 @@ def failing_calls(
     """
     honest, failures = DirectExchange.send, Failures()
 
-    async def send(exchange: DirectExchange, commands: Sequence[Command]) -> list[Any]:
+    async def send(
+        exchange: DirectExchange, commands: Sequence[Command], told: Told | None = None
+    ) -> list[Any]:
         if not hits(exchange):
-            return await honest(exchange, commands)
+            return await honest(exchange, commands, told)
         failures.calls += 1
         if dice.random() >= rate:
-            return await honest(exchange, commands)
+            return await honest(exchange, commands, told)
         if dice.random() < 0.5:
             failures.unsent += 1
         else:

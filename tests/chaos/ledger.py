@@ -99,6 +99,10 @@ class Ledger:
         for entry in entries:
             getattr(self, f"_{entry.kind}")(entry)
 
+    def running(self, pid: int) -> int:
+        """How many runs of this process have started and not ended, as far as its journal tells."""
+        return sum(len(runs) for (_, whose), runs in self._open.items() if whose == pid)
+
     def runs_hit(self) -> dict[int, list[Fault]]:
         """The faults at which a run was in flight, by the identity (``id``) of each run that was."""
         faults = defaultdict(list)

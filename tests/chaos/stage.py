@@ -129,6 +129,15 @@ class Stage:
                 waiting = [t for t in waiting if len(self.ledger.tasks[t].runs) < runs]
                 await asyncio.sleep(0.05)
 
+    async def until_busy(self, worker: Worker, runs: int, within: float = 30.0) -> None:
+        """Wait until so many tasks run at this worker; ``TimeoutError`` when they do not."""
+        async with asyncio.timeout(within):
+            while True:
+                self.ledger.update()
+                if self.ledger.running(worker.pid) >= runs:
+                    return
+                await asyncio.sleep(0.05)
+
     async def at_intervals(self, number: int) -> AsyncIterator[int]:
         """So many instants, evenly over the time of the load: 0, 1, 2 ..."""
         pause = self.settings.seconds / (number + 1)

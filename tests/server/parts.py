@@ -77,10 +77,11 @@ def a_workshop(
 
 
 async def work_off(shop: Workshop) -> None:
-    """Tick until a turn brings nothing and no handler runs."""
+    """Tick until a turn brings nothing, no handler runs and no outcome is to be written now."""
     while True:
+        ended = shop.runs.ended
         await shop.processor.tick()
-        if not len(shop.runs):
+        if not len(shop.runs) and shop.runs.ended == ended and shop.settler.next_due() > 0:
             break
         await eventually(lambda: not len(shop.runs))
 

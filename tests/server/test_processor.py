@@ -47,6 +47,22 @@ async def test_pending_tasks_are_processed_oldest_first_and_leave_nothing(
     assert left == ["asynq:queues"]
 
 
+async def test_handler_of_a_lone_task_begins_before_redis_is_asked_anything_more(
+    broker: FlakyBroker, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+
+    async def handler(task: ActiveTask) -> None:
+        order.append("handler")
+
+    shop = a_workshop(broker, handler)
+    arm = shop.processor._arrivals.arm
+    monkeypatch.setattr(shop.processor._arrivals, "arm", lambda: (order.append("asked"), arm())[1])
+    await seed_pending(redis, message())
+    await shop.processor.tick()
+    assert order == ["handler", "asked"]
+
+
 async def test_active_means_running(broker: FlakyBroker, redis: Redis) -> None:
     gate = Gate()
     shop = a_workshop(broker, gate, concurrency=2)
