@@ -135,6 +135,9 @@ class Processor(Service):
         if not wanted:
             return 0.0
         self._demand.learn({**turn.backlog, **dict.fromkeys(turn.errors, 0)})
+        if turn.deliveries and not self._demand.has_more:
+            # The handlers begin before anything is asked again: a lone task was waited for.
+            await asyncio.sleep(0)
         return self._pause(turn)
 
     async def _take_turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> Turn:
