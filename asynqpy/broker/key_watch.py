@@ -130,7 +130,7 @@ class KeyWatch:
         if self._connection.breaker.is_open:
             await self._runner.run(command("PING", read=nothing))
         self._outages = self._connection.breaker.outages
-        self._line = TrackingLine(self._connection)
+        self._line = TrackingLine(self._connection, self._take)
         await self._line.open()
         proof = await self._prove()
         await self._runner.run(command("DEL", proof, read=nothing))
@@ -160,7 +160,7 @@ class KeyWatch:
         deadline = time.monotonic() + _PROOF_TIMEOUT
         while not is_done():
             heard = await self._receive(max(0.0, deadline - time.monotonic()))
-            if not heard and time.monotonic() >= deadline:
+            if not heard and time.monotonic() >= deadline and not is_done():
                 raise BrokerError(f"{self._name} agreed to tell of changes, but tells nothing")
 
     async def run(self) -> None:
@@ -206,19 +206,19 @@ class KeyWatch:
         self._line.send([("EXISTS", *question.keys) for question in questions])
 
     async def _receive(self, timeout: float) -> bool:
-        """Take in what has come within ``timeout`` s; answers whether anything did."""
+        """Wait ``timeout`` s at most; answers whether anything has come."""
         assert self._line is not None
-        items = await self._line.receive(timeout)
-        for item in items:
-            if isinstance(item, int):
-                self._answered(self._questions.popleft(), item)
-            else:
-                self._changed(item)
-        if items:
-            self._answer_due = time.monotonic() + _ANSWER_TIMEOUT
+        return await self._line.wait(timeout)
+
+    def _take(self, item: int | Changes) -> None:
+        """Take in what the line brings, as it comes: who waits for a change hears of it in the same turn."""
+        if isinstance(item, int):
+            self._answered(self._questions.popleft(), item)
+        else:
+            self._changed(item)
+        self._answer_due = time.monotonic() + _ANSWER_TIMEOUT
         if not self._questions:
             self._all_answered.set()
-        return bool(items)
 
     def _answered(self, question: _Question, count: int) -> None:
         names = question.keys

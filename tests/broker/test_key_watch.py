@@ -9,9 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker import key_watch as module
+from asynqpy.broker import tracking
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.key_watch import KeyWatch
-from asynqpy.broker.tracking import TrackingLine
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests.broker.conftest import Deployment
@@ -180,11 +180,7 @@ async def test_the_proof_leaves_nothing_behind(watch: KeyWatch, redis: Redis) ->
 async def test_a_redis_that_agrees_and_then_tells_nothing_is_refused(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def agree(line: TrackingLine) -> None:
-        line.send([("HELLO", "3")])
-        await line._data()
-
-    monkeypatch.setattr(TrackingLine, "_shake_hands", agree)
+    monkeypatch.setattr(tracking, "_HANDSHAKE", [("HELLO", "3"), ("PING",)])
     monkeypatch.setattr(module, "_PROOF_TIMEOUT", 0.1)
     watch = KeyWatch(connection)
     with pytest.raises(BrokerError, match="agreed to tell of changes, but tells nothing"):
