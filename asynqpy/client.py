@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from asynqpy import options as task_options
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
-from asynqpy.broker.producing import NewTask
+from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.errors import AsynqError, BrokerError
 from asynqpy.options import TaskOptions
 from asynqpy.outbox import Outbox
@@ -59,17 +59,18 @@ class Client:
         ``TypeError`` before anything is sent, and ``BrokerError``. After ``BrokerUnavailableError`` the task may have
         been stored. With a ``task_id`` or ``unique`` it can be enqueued again by the same client, and is stored once.
         """
-        task_options.validate(options)
+        if options:
+            task_options.validate(options)
         of_task = _merge(task, options)
-        try:
-            await self._broker.keep_clock()
-            now = self._broker.clock.now()
-        except BrokerError as error:
-            raise _one_of(error) from error.__cause__
+        now = self._broker.now_if_kept()
+        if now is None:
+            now = await self._keep_clock()
         token = uuid.uuid4().hex if "task_id" in of_task else ""
         draft = task_options.draft(task.type, task.payload, of_task, now, token=token)
-        new = self._unanswered.resume(draft.task)
+        new = self._unanswered.resume(draft.task) if self._unanswered else draft.task
         answer = await self._outbox.put(new, in_doubt=new is not draft.task)
+        if answer is None:
+            return TaskInfo.of(new.message, new.state, next_process_at=draft.next_process_at)
         outcome = _outcome(new, draft.next_process_at, answer)
         if isinstance(outcome, AsynqError):
             raise outcome
@@ -119,14 +120,25 @@ class Client:
             for task, draft, answer in zip(new, drafts, answers, strict=True)
         ]
 
-    async def _send(self, tasks: list[NewTask]) -> Sequence[Exception | None]:
-        return await self._broker.enqueue(tasks)
+    async def _keep_clock(self) -> float:
+        try:
+            await self._broker.keep_clock()
+        except BrokerError as error:
+            raise _one_of(error) from error.__cause__
+        return self._broker.clock.now()
+
+    def _send(
+        self, tasks: list[NewTask], answered: Answered, parts: int
+    ) -> Coroutine[Any, Any, Sequence[Exception | None]]:
+        return self._broker.enqueue(tasks, answered, parts=parts)
 
 
 def _merge(task: Task, options: TaskOptions) -> TaskOptions:
     """Options of the task with those of the call over them; to be read only."""
     if not isinstance(task, Task):
         raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
+    if not task._options:
+        return options
     return task_options.merge(task._options, options) if options else task._options
 
 

@@ -29,7 +29,9 @@ _LATEST = 253_402_300_799
 
 def instant(unix: float) -> datetime:
     """Unix seconds as UTC. What lies before 1970 or past 9999 (milliseconds?) becomes the end of that range."""
-    return datetime.fromtimestamp(min(max(unix, 0.0), _LATEST), UTC)
+    if not 0.0 <= unix <= _LATEST:
+        unix = min(max(unix, 0.0), _LATEST)
+    return datetime.fromtimestamp(unix, UTC)
 
 
 @lru_cache(maxsize=2)
@@ -53,6 +55,13 @@ class Clock:
     def now(self) -> float:
         """Unix time in seconds."""
         return _steady() + self._offset
+
+    def now_if_anchored(self, within: float) -> float | None:
+        """``now``, if the clock was anchored within so many seconds."""
+        if self._anchored_at is None:
+            return None
+        steady = _steady()
+        return steady + self._offset if steady - self._anchored_at <= within else None
 
     def now_ns(self) -> int:
         """Unix time in nanoseconds, with the precision of a float of seconds (about 0.2 µs)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias, TypedDict, cast
@@ -13,6 +12,7 @@ import msgspec
 from asynqpy.broker import keys
 from asynqpy.broker.messages import INT32_MAX, TaskMessage, TaskState
 from asynqpy.broker.producing import NewTask
+from asynqpy.random_ids import random_id
 
 #: asynq's defaults.
 DEFAULT_QUEUE = "default"
@@ -87,9 +87,9 @@ def validate(options: TaskOptions) -> None:
     """Raise ``ValueError`` or ``TypeError`` for an option that is not what it must be."""
     if not options:
         return
-    if unknown := options.keys() - _CHECKS.keys():
-        names = ", ".join(sorted(_CHECKS))
-        raise TypeError(f"unknown task option {sorted(unknown)[0]!r}; there are {names}")
+    if not _NAMES.issuperset(options):
+        unknown, names = sorted(options.keys() - _NAMES)[0], ", ".join(sorted(_NAMES))
+        raise TypeError(f"unknown task option {unknown!r}; there are {names}")
     for name, value in options.items():
         if value is not None:
             _CHECKS[name](name, value)
@@ -99,9 +99,10 @@ def check_text(name: str, value: object) -> str:
     """A name that is not blank and valid UTF-8, else ``ValueError`` or ``TypeError``."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a str, not {type(value).__name__}")
-    if not value.strip():
+    if not value or value.isspace():
         raise ValueError(f"{name} must not be blank")
-    _check_utf8(name, value)
+    if not value.isascii():
+        _check_utf8(name, value)
     return value
 
 
@@ -144,8 +145,8 @@ def draft(
 
     ``now`` is unix s. ``token`` stands for this attempt when the caller chose the id (see ``enqueue.lua``).
     """
-    if not options:
-        return Draft(NewTask(_plain_message(task_type, payload or b"")), now)
+    if _SIMPLE.issuperset(options):
+        return Draft(NewTask(_simple_message(task_type, payload or b"", options)), now)
     queue, max_retry = options.get("queue") or DEFAULT_QUEUE, options.get("max_retry")
     task_id = options.get("task_id")
     process_at = _process_at(options, now)
@@ -155,7 +156,7 @@ def draft(
     message = TaskMessage(
         type=task_type,
         payload=payload or b"",
-        id=task_id or _random_id(),
+        id=task_id or random_id(),
         queue=queue,
         max_retry=DEFAULT_MAX_RETRY if max_retry is None else max_retry,
         timeout=timeout,
@@ -170,25 +171,22 @@ def draft(
     return Draft(new_task, next_process_at)
 
 
-def _plain_message(task_type: str, payload: bytes) -> TaskMessage:
-    """What most tasks are: no options at all."""
+def _simple_message(task_type: str, payload: bytes, options: TaskOptions) -> TaskMessage:
+    """What most tasks are: to run now, in some queue."""
+    if not options:
+        queue, max_retry, timeout = DEFAULT_QUEUE, DEFAULT_MAX_RETRY, DEFAULT_TIMEOUT
+    else:
+        queue, limit = options.get("queue") or DEFAULT_QUEUE, options.get("max_retry")
+        max_retry = DEFAULT_MAX_RETRY if limit is None else limit
+        timeout = _whole_seconds("timeout", options.get("timeout")) or DEFAULT_TIMEOUT
     return TaskMessage(
         type=task_type,
         payload=payload,
-        id=_random_id(),
-        queue=DEFAULT_QUEUE,
-        max_retry=DEFAULT_MAX_RETRY,
-        timeout=DEFAULT_TIMEOUT,
+        id=random_id(),
+        queue=queue,
+        max_retry=max_retry,
+        timeout=timeout,
     )
-
-
-def _random_id() -> str:
-    """A UUID of version 4 (RFC 4122 §4.4), for a third of what ``uuid.uuid4`` takes. Each has randomness of its own,
-    as a supply would be the same on both sides of a fork.
-    """
-    text = os.urandom(16).hex()
-    variant = "89ab"[int(text[16], 16) & 0b11]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 def _whole_seconds(name: str, value: Duration | None) -> int:
@@ -267,6 +265,9 @@ def _check_unique(name: str, value: object) -> None:
         raise ValueError(f"{name} must be longer than 0: it is how long the lock lasts")
 
 
+#: Options of a task that is to run now and leaves no trace but itself.
+_SIMPLE = frozenset({"queue", "max_retry", "timeout"})
+
 _CHECKS: Mapping[str, Any] = {
     "queue": check_queue,
     "task_id": check_text,
@@ -280,3 +281,5 @@ _CHECKS: Mapping[str, Any] = {
     "group": check_text,
     "headers": check_headers,
 }
+
+_NAMES = frozenset(_CHECKS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-from asynqpy.broker.producing import NewTask
+import msgspec
+
+from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.errors import BrokerError, BrokerUnavailableError
+from asynqpy.random_ids import drop_spare
 from asynqpy.unanswered import Unanswered
 
 #: Most bytes of payloads on their way at once for one turn, unless a single one is larger. The rest follows them, in
@@ -18,8 +21,19 @@ _MAX_BYTES = 16 * 1024 * 1024
 #: What became of a task: ``None`` stored, or why not. More than ``AsynqError`` only by a fault of somebody's.
 Answer: TypeAlias = Exception | None
 
-Send: TypeAlias = Callable[[list[NewTask]], Coroutine[Any, Any, Sequence[Answer]]]
-"""``Broker.enqueue``: one pipeline, an answer per task; or a ``BrokerError`` that is the answer to all of them."""
+#: Fewest tasks that leave in two parts, so that Redis has something to do while the callers of one go on.
+_FEWEST_IN_PARTS = 32
+
+#: Parts of a list that leaves by itself. What is still to be read and what is yet to be sent cost the client as much.
+_PARTS = 4
+
+
+class Send(Protocol):
+    """``Broker.enqueue``: one pipeline, an answer per task, or a ``BrokerError`` for all not answered yet."""
+
+    def __call__(
+        self, tasks: list[NewTask], answered: Answered, parts: int
+    ) -> Coroutine[Any, Any, Sequence[Answer]]: ...
 
 
 class Outbox:
@@ -33,6 +47,7 @@ class Outbox:
         self._unanswered = unanswered
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loading: _Shipment | None = None
+        self._under_way = 0
 
     async def put(self, task: NewTask, *, in_doubt: bool = False) -> Answer:
         """Send a task with those of the same turn, in the order of the calls. Answers what became of this one.
@@ -55,18 +70,24 @@ class Outbox:
 
     async def put_all(self, tasks: list[NewTask]) -> Sequence[Answer]:
         """Send tasks at once, by themselves. Answers what became of each."""
+        drop_spare()
+        known: dict[int, Answer] = {}
         answers: Sequence[Answer]
         try:
-            answers = await self._send(tasks)
+            answers = await self._send(tasks, partial(_note_known, known), _PARTS)
         except BrokerError as error:
-            answers = [error] * len(tasks)
+            answers = [known.get(place, error) for place in range(len(tasks))]
         except asyncio.CancelledError:
             for task in tasks:
                 self._note_lost(task)
             raise
-        for task, answer in zip(tasks, answers, strict=True):
-            self._unanswered.note(task, answer)
+        self._note_all(tasks, answers)
         return answers
+
+    def _note_all(self, tasks: Sequence[NewTask], answers: Sequence[Answer]) -> None:
+        if self._unanswered or any(answers):
+            for task, answer in zip(tasks, answers, strict=True):
+                self._unanswered.note(task, answer)
 
     def _serves(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the outbox is this loop's, now that it asks."""
@@ -85,9 +106,14 @@ class Outbox:
 
     async def _carry(self, shipment: _Shipment) -> None:
         self._loading = None
+        drop_spare()
         shipment.leave()
-        for load in _loads(shipment.parcels):
-            await self._carry_load(load)
+        self._under_way += 1
+        try:
+            for load in _loads(shipment.parcels):
+                await self._carry_load(load)
+        finally:
+            self._under_way -= 1
 
     def _arrived(self, shipment: _Shipment, carrier: asyncio.Task[None]) -> None:
         """Whatever the carrier has met, nobody may be left waiting."""
@@ -107,17 +133,31 @@ class Outbox:
             parcel.in_doubt = True
         answers: Sequence[Answer]
         try:
-            answers = await self._send([parcel.task for parcel in parcels])
+            answers = await self._send(
+                [parcel.task for parcel in parcels],
+                partial(self._hand_over_some, parcels),
+                self._parts(len(parcels)),
+            )
         except BrokerUnavailableError:
             raise  # Redis is away: the next load is not tried
         except Exception as error:
             answers = [error] * len(parcels)
         self._hand_over(parcels, answers)
 
+    def _parts(self, count: int) -> int:
+        """More than one unless Redis has another shipment to work on, while this process sees to its callers."""
+        return 2 if count >= _FEWEST_IN_PARTS and self._under_way == 1 else 1
+
+    def _hand_over_some(
+        self, parcels: list[_Parcel], places: Sequence[int], answers: Sequence[Answer]
+    ) -> None:
+        self._hand_over([parcels[place] for place in places], answers)
+
     def _hand_over(self, parcels: list[_Parcel], answers: Sequence[Answer]) -> None:
+        notes = bool(self._unanswered) or any(answers)
         for parcel, answer in zip(parcels, answers, strict=True):
             if not parcel.answer.done():
-                if parcel.in_doubt:
+                if notes and parcel.in_doubt:
                     self._unanswered.note(parcel.task, answer)
                 parcel.answer.set_result(answer)
                 if parcel.shipment is not None:
@@ -134,16 +174,13 @@ class Outbox:
         self._unanswered.note(task, BrokerUnavailableError("cancelled"))
 
 
-class _Parcel:
+class _Parcel(msgspec.Struct, eq=False):
     """A task whose caller waits. ``in_doubt``: it may be in Redis. ``shipment``: the one it left with."""
 
-    __slots__ = ("answer", "in_doubt", "shipment", "task")
-
-    def __init__(self, task: NewTask, answer: asyncio.Future[Answer], in_doubt: bool) -> None:
-        self.task = task
-        self.answer = answer
-        self.in_doubt = in_doubt
-        self.shipment: _Shipment | None = None
+    task: NewTask
+    answer: asyncio.Future[Answer]
+    in_doubt: bool
+    shipment: _Shipment | None = None
 
 
 class _Shipment:
@@ -168,6 +205,10 @@ class _Shipment:
         self.expected -= 1
         if self.expected == 0 and self.carrier is not None:
             self.carrier.cancel()
+
+
+def _note_known(known: dict[int, Answer], places: Sequence[int], answers: Sequence[Answer]) -> None:
+    known.update(zip(places, answers, strict=True))
 
 
 def _loads(parcels: list[_Parcel]) -> Iterator[list[_Parcel]]:

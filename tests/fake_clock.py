@@ -18,6 +18,9 @@ class FakeClock(Clock):
     def now(self) -> float:
         return self._now
 
+    def now_if_anchored(self, within: float) -> float | None:
+        return self._now
+
     def advance(self, seconds: float) -> None:
         self._now += seconds
 

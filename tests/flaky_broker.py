@@ -7,6 +7,7 @@ from typing import Any
 
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
+from asynqpy.broker.exchange import Told
 from asynqpy.broker.scripts import Call, Runner
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerUnavailableError
@@ -39,11 +40,11 @@ class _FlakyRunner(Runner):
     loses_answers = False
     calls = 0
 
-    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
         self.calls += 1
         if self.is_down:
             raise BrokerUnavailableError("down")
-        answers = await super().run_all(calls)
+        answers = await super().run_all(calls, None if self.loses_answers else told)
         if self.loses_answers:
             raise BrokerUnavailableError("the answer was lost")
         return answers

@@ -25,7 +25,7 @@ from asynqpy import (
     TaskOptions,
     TaskState,
 )
-from asynqpy.broker import broker as broker_module
+from asynqpy.broker import producing
 from asynqpy.options import merge
 from tests.eventually import eventually
 from tests.redis_process import RedisProcess, free_port, start_redis
@@ -354,7 +354,7 @@ class Hours:
 @pytest.fixture
 def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
     hours = Hours()
-    monkeypatch.setattr(broker_module, "time", hours)
+    monkeypatch.setattr(producing, "time", hours)
     return hours
 
 

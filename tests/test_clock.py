@@ -151,3 +151,13 @@ def test_instants_that_no_datetime_holds_become_the_end_of_the_range(
     unix: float, year: int
 ) -> None:
     assert instant(unix).year == year
+
+
+def test_time_is_told_only_by_a_clock_that_was_anchored_lately(host: Host) -> None:
+    clock = Clock()
+    assert clock.now_if_anchored(60) is None
+    clock.anchor(1_000_000.0, 0.0)
+    host.passes(60)
+    assert clock.now_if_anchored(60) == clock.now() == 1_000_060.0
+    host.passes(1)
+    assert clock.now_if_anchored(60) is None

@@ -25,7 +25,7 @@ LAYERS = (
     ("client", "outbox"),
     ("mux", "handler", "task", "payload", "options", "retry", "priority", "cron", "unanswered"),
     ("broker",),
-    ("errors", "clock", "embedded", "embedded_watchdog", "version"),
+    ("errors", "clock", "embedded", "embedded_watchdog", "random_ids", "version"),
 )
 
 #: What the layers allow and is forbidden all the same, even by way of other modules:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from asynqpy import outbox
 from asynqpy.broker.broker import Broker
-from asynqpy.broker.producing import NewTask
+from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.client import Client
 from asynqpy.errors import (
     AsynqError,
@@ -20,7 +20,7 @@ from asynqpy.errors import (
     TaskIdConflictError,
 )
 from asynqpy.options import TaskOptions, merge
-from asynqpy.outbox import Answer, Outbox
+from asynqpy.outbox import Answer, Outbox, Send
 from asynqpy.task import Task, TaskInfo
 from asynqpy.unanswered import Unanswered
 from tests.broker.factories import new_task
@@ -41,9 +41,12 @@ class HeldBroker(Broker):
         self.held = False
         self.stored, self.released = asyncio.Event(), asyncio.Event()
 
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[AsynqError | None]:
+    async def enqueue(
+        self, tasks: Sequence[NewTask], answered: Answered | None = None, *, parts: int = 1
+    ) -> list[AsynqError | None]:
         self.batches.append([task.message.payload.decode() for task in tasks])
-        answers = await super().enqueue(tasks)
+        told = None if self.held else answered
+        answers = await super().enqueue(tasks, told, parts=parts)
         if self.held:
             self.stored.set()
             await self.released.wait()
@@ -82,16 +85,17 @@ SCRIPTS = ("eval", "evalsha")
 # What is shared.
 
 
-async def test_calls_of_one_turn_are_one_round_trip_and_one_script_call(
-    sending: tuple[Client, HeldBroker], redis: Redis
+@pytest.mark.parametrize(("count", "scripts"), [(31, 1), (50, 2)])
+async def test_calls_of_one_turn_are_one_round_trip_and_at_most_two_script_calls(
+    sending: tuple[Client, HeldBroker], redis: Redis, count: int, scripts: int
 ) -> None:
     client, broker = sending
     await client.enqueue(Task("t", "first"))
     await ask(redis, "CONFIG", "RESETSTAT")
-    outcomes = await together(*(client.enqueue(Task("t", str(n))) for n in range(50)))
-    assert kinds(outcomes) == [TaskInfo] * 50
+    outcomes = await together(*(client.enqueue(Task("t", str(n))) for n in range(count)))
+    assert kinds(outcomes) == [TaskInfo] * count
     assert len(broker.batches) == 2
-    assert await script_calls(redis) == 1
+    assert await script_calls(redis) == scripts
     assert await invariants(redis) == []
 
 
@@ -236,7 +240,7 @@ async def test_error_that_calls_share_is_a_copy_for_each(
 
 
 async def test_fault_in_sending_reaches_every_caller(redis_url: str) -> None:
-    async def fail(tasks: list[NewTask]) -> Sequence[Answer]:
+    async def fail(tasks: list[NewTask], answered: Answered, parts: int) -> Sequence[Answer]:
         raise LookupError("a fault")
 
     box = Outbox(fail, Unanswered())
@@ -420,8 +424,8 @@ async def test_calls_on_their_way_when_the_client_is_closed_end_at_once(
         assert not [task for task in others() if task.get_name() == "asynqpy:enqueue"]
 
 
-def gathering(batches: list[int]) -> Callable[[list[NewTask]], Coroutine[Any, Any, list[Answer]]]:
-    async def send(tasks: list[NewTask]) -> list[Answer]:
+def gathering(batches: list[int]) -> Send:
+    async def send(tasks: list[NewTask], answered: Answered, parts: int) -> list[Answer]:
         batches.append(len(tasks))
         return [None] * len(tasks)
 

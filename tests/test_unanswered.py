@@ -164,7 +164,7 @@ async def test_enqueue_that_was_cut_short_succeeds_when_it_is_repeated(
     await broker.keep_clock()
     enqueue = broker.enqueue
 
-    async def enqueue_and_hang(tasks: list[NewTask]) -> Any:
+    async def enqueue_and_hang(tasks: list[NewTask], *args: object, **parts: object) -> Any:
         await enqueue(tasks)
         await asyncio.sleep(60)
 

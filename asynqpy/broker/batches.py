@@ -28,8 +28,10 @@ class Batch(Generic[T]):
     places: Sequence[int]
 
 
-def by_key(items: Sequence[T], key: Callable[[T], Hashable]) -> Iterator[tuple[Any, list[int]]]:
-    """Places of ``items`` grouped by key, in chunks of at most ``MAX_BATCH``, order kept within a key."""
+def by_key(
+    items: Sequence[T], key: Callable[[T], Hashable], size: int = MAX_BATCH
+) -> Iterator[tuple[Any, list[int]]]:
+    """Places of ``items`` grouped by key, in chunks of at most ``size``, order kept within a key."""
     groups: dict[Hashable, list[int]] = {}
     latest: Hashable = None
     places: list[int] = []
@@ -40,7 +42,7 @@ def by_key(items: Sequence[T], key: Callable[[T], Hashable]) -> Iterator[tuple[A
             latest, places = value, groups.setdefault(value, [])
         places.append(place)
     for value, all_places in groups.items():
-        for chunk in chunks(all_places):
+        for chunk in chunks(all_places, size):
             yield value, chunk
 
 

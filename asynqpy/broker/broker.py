@@ -52,17 +52,14 @@ from asynqpy.broker.outcomes import (
     Settlement,
     SilentLease,
 )
-from asynqpy.broker.producing import NewTask, enqueue_batches
+from asynqpy.broker.producing import Answered, NewTask, Registrations, early, enqueue_batches
 from asynqpy.broker.reconciliation import Reconciliation
 from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, nothing, script_call
 from asynqpy.broker.settling import settle_batches
 from asynqpy.clock import Clock
-from asynqpy.errors import AsynqError, BrokerError, BrokerFullError, BrokerUnavailableError
+from asynqpy.errors import AsynqError, BrokerError, BrokerUnavailableError
 
 logger = logging.getLogger("asynqpy.broker")
-
-#: Seconds after which a producer registers its queues again: somebody may have removed one meanwhile.
-_REGISTER_AGAIN = 60.0
 
 #: Seconds after which the clock is anchored to Redis again on the side of an enqueue.
 _ANCHOR_AGAIN = 60.0
@@ -105,8 +102,7 @@ class Broker:
         self._connection = redis if isinstance(redis, Connection) else Connection.open(redis)
         self._runner = Runner(self._connection)
         self._stamps = stamps()
-        self._registered: dict[str, float] = {}
-        self._doubts = 0
+        self._registrations = Registrations()
         #: When the next task of a sorted set is due (unix s), as long as the set's mark is this.
         self._delayed: dict[str, tuple[int, float]] = {}
         self._anchoring: asyncio.Task[None] | None = None
@@ -160,22 +156,28 @@ class Broker:
         redis_time = await self._runner.run(_TIME)
         return redis_time, time.perf_counter() - started
 
-    async def enqueue(self, tasks: Sequence[NewTask]) -> list[AsynqError | None]:
+    async def enqueue(
+        self, tasks: Sequence[NewTask], answered: Answered | None = None, *, parts: int = 1
+    ) -> list[AsynqError | None]:
         """Store new tasks in one pipeline. Answers per task: ``None`` stored, or why not.
 
         A reason is ``DuplicateTaskError``, ``TaskIdConflictError``, or the ``BrokerError`` of the script that was to
-        store it.
+        store it. ``answered`` hears of tasks as soon as theirs is read, where that is possible; then it pays to send
+        many in ``parts``, one after the other.
         """
         queues = {task.message.queue for task in tasks}
-        batches = list(enqueue_batches(tasks, self.clock.now_ns()))
-        register = self._register_call(queues)
-        answers = await self._runner.run_all([*register, *(batch.call for batch in batches)])
+        if not self._connection.exchange.answers_early:
+            parts = 1
+        batches = enqueue_batches(tasks, self.clock.now_ns(), parts)
+        register = self._registrations.call(queues, self._runner.doubts)
+        told = None if answered is None else early(batches, len(register), answered)
+        answers = await self._runner.run_all([*register, *(it.call for it in batches)], told)
         if register:
-            self._doubts = self._runner.doubts
-            self._note_registration(queues, answers[0])
-        elif late := self._register_call(queues):
+            self._registrations.note(queues, answers[0], self._runner.doubts)
+        elif late := self._registrations.call(queues, self._runner.doubts):
             # Redis did not know our scripts any more: it may have come back empty.
-            self._note_registration(queues, await self._answer(late[0]))
+            answer = await self._answer(late[0])
+            self._registrations.note(queues, answer, self._runner.doubts)
         return spread(batches, answers[len(register) :])
 
     async def _answer(self, call: Call[Any]) -> object:
@@ -184,22 +186,9 @@ class Broker:
         except BrokerError as error:
             return error
 
-    def _note_registration(self, queues: set[str], answer: object) -> None:
-        if isinstance(answer, BrokerFullError | BrokerUnavailableError):
-            return  # which refused their tasks as well
-        if isinstance(answer, BrokerError):
-            logger.error("queues %s are in no list of queues: %s", sorted(queues), answer)
-        else:
-            self._registered |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
-
-    def _register_call(self, queues: set[str]) -> list[Call[None]]:
-        if self._doubts != self._runner.doubts:
-            self._doubts = self._runner.doubts
-            self._registered.clear()
-        now = time.monotonic()
-        if all(self._registered.get(queue, 0.0) > now for queue in queues):
-            return []
-        return [command("SADD", keys.QUEUES, *sorted(queues), read=nothing)]
+    def now_if_kept(self) -> float | None:
+        """The time, unix s, unless ``keep_clock`` is to be called first."""
+        return self.clock.now_if_anchored(_ANCHOR_AGAIN)
 
     async def keep_clock(self) -> None:
         """Anchor the clock if that was long ago or never."""

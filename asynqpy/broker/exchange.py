@@ -8,7 +8,7 @@ sentinels name) stays redis-py's own matter. A client of the caller's, and a clu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import hiredis
@@ -22,6 +22,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 Word: TypeAlias = str | bytes | int | float
 Command: TypeAlias = tuple[Word, ...]
 
+#: Told the place of a command and its answer, or its ``ResponseError``, as soon as that is read.
+Told: TypeAlias = Callable[[int, Any], None]
+
+#: Fewest bytes of commands that are written by themselves when answers are wanted early. Redis answers together what it
+#: reads together.
+_EARLY_BYTES = 2_048
+
 #: Packs a command in C; early versions of hiredis only read.
 _pack = getattr(hiredis, "pack_command", None)
 
@@ -29,10 +36,15 @@ _pack = getattr(hiredis, "pack_command", None)
 class Exchange(Protocol):
     """How commands reach Redis."""
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    @property
+    def answers_early(self) -> bool:
+        """Whether ``told`` hears of answers while others are on their way. Then all commands go to one node."""
+
+    async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         """Send the commands once, in order; return the answer or the ``ResponseError`` of each.
 
-        Raises whatever redis-py raises when the connection fails; then any of the commands may have been run.
+        ``told`` hears of each meanwhile, or of none. Raises whatever redis-py raises when the connection fails; then
+        any of the other commands may have been run.
         """
 
     async def forget_idle(self) -> None:
@@ -45,10 +57,12 @@ class Exchange(Protocol):
 class PipelineExchange:
     """Through the pipeline and the pool of a client."""
 
+    answers_early = False
+
     def __init__(self, client: Redis | RedisCluster) -> None:
         self._client = client
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         async with self._client.pipeline(transaction=False) as pipeline:
             for words in commands:
                 pipeline.execute_command(*words)
@@ -72,6 +86,8 @@ class DirectExchange:
     in another nothing is sent, and it raises ``RuntimeError``.
     """
 
+    answers_early = True
+
     def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
         self._callbacks = client.response_callbacks
@@ -82,13 +98,13 @@ class DirectExchange:
         self._talking: set[AbstractConnection] = set()
         self._is_closed = False
 
-    async def send(self, commands: Sequence[Command]) -> list[Any]:
+    async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         self._check_loop()
         connection = await self._take_idle() or self._new()
         try:
             if not connection.is_connected:
                 await self._connect(connection)
-            replies = await self._talk(connection, commands)
+            replies = await self._talk(connection, commands, told)
         except BaseException:
             # Also a cancelled one: its answers would be taken for those of the next.
             await connection.disconnect(nowait=True)
@@ -132,15 +148,20 @@ class DirectExchange:
         # From here on one timer covers an exchange. redis-py's own are one for each answer, and a task for each write.
         connection.socket_timeout = None
 
-    async def _talk(self, connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    async def _talk(
+        self, connection: AbstractConnection, commands: Sequence[Command], told: Told | None
+    ) -> list[Any]:
         self._talking.add(connection)
-        replies = []
+        replies: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout) as limit:
-                await connection.send_packed_command(_packed(connection, commands))
+                for packed in _writes(connection, commands, early=told is not None):
+                    await connection.send_packed_command(packed)
                 self._give_time(limit)
-                for words in commands:
+                for place, words in enumerate(commands):
                     replies.append(await self._reply(connection, words[0]))
+                    if told is not None:
+                        told(place, replies[-1])
                     self._give_time(limit)
         except TimeoutError:
             raise RedisTimeoutError(f"no answer within {self._timeout} s") from None
@@ -185,6 +206,23 @@ def _is_good(connection: AbstractConnection) -> bool:
     if reader is None or reader.at_eof() or reader.exception() is not None:
         return False
     return not getattr(reader, "_buffer", b"") and not (parser is not None and parser.has_data())
+
+
+def _writes(
+    connection: AbstractConnection, commands: Sequence[Command], *, early: bool
+) -> Iterator[list[bytes]]:
+    """The commands packed, together; or, for early answers, in runs that Redis works on while the next is packed."""
+    if not early:
+        yield _packed(connection, commands)
+        return
+    run: list[bytes] = []
+    for words in commands:
+        run += _packed(connection, [words])
+        if sum(map(len, run)) >= _EARLY_BYTES:
+            yield run
+            run = []
+    if run:
+        yield run
 
 
 def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:

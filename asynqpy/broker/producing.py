@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
 from asynqpy.broker import keys
-from asynqpy.broker.batches import Batch, by_key
-from asynqpy.broker.exchange import Word
+from asynqpy.broker.batches import MAX_BATCH, Batch, by_key
+from asynqpy.broker.exchange import Told, Word
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.scripts import script_call
-from asynqpy.errors import AsynqError, DuplicateTaskError, TaskIdConflictError
+from asynqpy.broker.scripts import Call, command, nothing, script_call
+from asynqpy.errors import (
+    AsynqError,
+    BrokerError,
+    BrokerFullError,
+    BrokerUnavailableError,
+    DuplicateTaskError,
+    TaskIdConflictError,
+)
+
+logger = logging.getLogger("asynqpy.broker")
 
 _STORED, _ID_TAKEN = 1, 0
 
@@ -20,6 +33,16 @@ _PLAIN_WORDS, _ALL_WORDS = 2, 6
 
 #: Most bytes of messages in one script call, unless a single one is larger: other clients wait while Redis reads them.
 _MAX_BYTES = 4 * 1024 * 1024
+
+
+#: Fewest tasks of one part, where many are sent in parts.
+_FEWEST = 16
+
+#: Seconds after which a producer registers its queues again: somebody may have removed one meanwhile.
+_REGISTER_AGAIN = 60.0
+
+#: Told the places of some tasks and the answer to each: ``None`` stored, or why it was refused.
+Answered: TypeAlias = Callable[[Sequence[int], Sequence[AsynqError | None]], None]
 
 
 class NewTask(msgspec.Struct, frozen=True, gc=False):
@@ -37,17 +60,69 @@ class NewTask(msgspec.Struct, frozen=True, gc=False):
     token: str = ""
 
 
-def enqueue_batches(tasks: Sequence[NewTask], now_ns: int) -> Iterator[Batch[AsynqError | None]]:
-    """Calls that answer per task: ``None`` stored, or why it was refused."""
+class Registrations:
+    """Which queues stand in the list of queues, as far as one producer knows."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+        self._doubts = 0
+
+    def call(self, queues: set[str], doubts: int) -> list[Call[None]]:
+        """The call that puts these queues there, if need be. ``doubts`` are the runner's."""
+        if self._doubts != doubts:
+            self._doubts = doubts
+            self._until.clear()
+        now = time.monotonic()
+        if all(self._until.get(queue, 0.0) > now for queue in queues):
+            return []
+        return [command("SADD", keys.QUEUES, *sorted(queues), read=nothing)]
+
+    def note(self, queues: set[str], answer: object, doubts: int) -> None:
+        """Take in what Redis answered to the call. What was known before ``doubts`` goes with it."""
+        self._doubts = doubts
+        if isinstance(answer, BrokerFullError | BrokerUnavailableError):
+            return  # which refused their tasks as well
+        if isinstance(answer, BrokerError):
+            logger.error("queues %s are in no list of queues: %s", sorted(queues), answer)
+        else:
+            self._until |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
+
+
+def enqueue_batches(
+    tasks: Sequence[NewTask], now_ns: int, parts: int = 1
+) -> list[Batch[AsynqError | None]]:
+    """Calls that answer per task: ``None`` stored, or why it was refused. Order is kept within a container.
+
+    Where a container gets many, they are cut into about so many ``parts``.
+    """
     encoded = [task.message.encode() for task in tasks]
-    for (queue, state, group), places in by_key(tasks, _entrance):
+    size = min(max(math.ceil(len(tasks) / parts), _FEWEST), MAX_BATCH)
+    cut = [
+        (entrance, part)
+        for entrance, places in by_key(tasks, _entrance, size)
+        for part in _within_bytes(places, encoded)
+    ]
+    leads = len(cut) > 1 and len(cut) > len({entrance for entrance, _ in cut})
+    batches: list[Batch[AsynqError | None]] = []
+    for (queue, state, group), part in cut:
         script_keys = [_container(queue, state, group), keys.groups(queue)]
-        for part in _within_bytes(places, encoded):
-            chunk = [tasks[place] for place in part]
-            messages = [encoded[place] for place in part]
-            args: list[Word] = [keys.task_prefix(queue), state, now_ns, group]
-            args += _arguments(state, chunk, messages)
-            yield Batch(script_call("enqueue", script_keys, args, _reader(chunk)), part)
+        chunk = [tasks[place] for place in part]
+        args: list[Word] = [keys.task_prefix(queue), state, now_ns, group]
+        args += _arguments(state, chunk, [encoded[place] for place in part])
+        call = script_call("enqueue", script_keys, args, _reader(chunk), leads=leads)
+        batches.append(Batch(call, part))
+        leads = False  # by the first of them the script is there for all
+    return batches
+
+
+def early(batches: Sequence[Batch[AsynqError | None]], before: int, answered: Answered) -> Told:
+    """Tells ``answered`` of the tasks of each batch; so many other calls stand before theirs."""
+
+    def told(place: int, answers: Any) -> None:
+        if place >= before:
+            answered(batches[place - before].places, answers)
+
+    return told
 
 
 def _arguments(state: TaskState, tasks: Sequence[NewTask], messages: Sequence[bytes]) -> list[Word]:
@@ -64,6 +139,9 @@ def _arguments(state: TaskState, tasks: Sequence[NewTask], messages: Sequence[by
 
 def _within_bytes(places: Sequence[int], encoded: Sequence[bytes]) -> Iterator[list[int]]:
     """Consecutive runs of places whose messages have at most ``_MAX_BYTES``; a larger one stands alone."""
+    if sum([len(encoded[place]) for place in places]) <= _MAX_BYTES:
+        yield list(places)
+        return
     run: list[int] = []
     size = 0
     for place in places:

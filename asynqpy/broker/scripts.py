@@ -14,7 +14,7 @@ from asyncio import Semaphore
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha1
 from importlib import resources
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
-from asynqpy.broker.exchange import Command, Word
+from asynqpy.broker.exchange import Command, Told, Word
 from asynqpy.broker.redis_client import POOL_TIMEOUT
 from asynqpy.broker.redis_errors import (
     ALL_ERRORS,
@@ -57,11 +57,16 @@ def load(name: str) -> Script:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A command or a script with its arguments, and how to read the answer."""
+    """A command or a script with its arguments, and how to read the answer.
+
+    ``leads``: others of the script follow that must not be run without it, as they would be if the script were loaded
+    by somebody in between. So where the order of a pipeline holds, it goes by its text.
+    """
 
     words: Command
     read: Callable[[Any], T]
     script: Script | None = None
+    leads: bool = False
 
     def by_text(self) -> Command:
         """The words that carry the script's text instead of its digest."""
@@ -74,10 +79,15 @@ def command(*words: Word, read: Callable[[Any], T]) -> Call[T]:
 
 
 def script_call(
-    name: str, keys: Sequence[Word], args: Sequence[Word], read: Callable[[Any], T]
+    name: str,
+    keys: Sequence[Word],
+    args: Sequence[Word],
+    read: Callable[[Any], T],
+    *,
+    leads: bool = False,
 ) -> Call[T]:
     script = load(name)
-    return Call(("EVALSHA", script.sha, len(keys), *keys, *args), read, script)
+    return Call(("EVALSHA", script.sha, len(keys), *keys, *args), read, script, leads)
 
 
 def nothing(answer: object) -> None:
@@ -113,17 +123,35 @@ class Runner:
                 raise answer
         return answers
 
-    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
         """Send all calls in one pipeline; return the answer or the ``BrokerError`` of each, in order.
 
-        Raises ``BrokerError`` when the connection failed: then any of the calls may have run.
+        ``told`` hears of each call that went well, by its place, where possible before the others are answered. Raises
+        ``BrokerError`` when the connection failed: then any of the other calls may have run.
         """
-        replies = await self._send([call.words for call in calls])
+        known: dict[int, Any] = {}
+        heard = None if told is None else partial(_hear, calls, known, told)
+        replies = await self._send_calls(calls, heard)
         await self._resend_unknown_scripts(calls, replies)
         return [
-            self.translate(reply) if isinstance(reply, Exception) else call.read(reply)
-            for call, reply in zip(calls, replies, strict=True)
+            known[i] if i in known else self._answer(call, reply)
+            for i, (call, reply) in enumerate(zip(calls, replies, strict=True))
         ]
+
+    def _answer(self, call: Call[Any], reply: Any) -> Any:
+        return self.translate(reply) if isinstance(reply, Exception) else call.read(reply)
+
+    async def _send_calls(self, calls: Sequence[Call[Any]], told: Told | None) -> list[Any]:
+        leading = [call.script for call in calls if call.leads and call.script is not None]
+        if not leading or not self._connection.exchange.answers_early:
+            return await self._send([call.words for call in calls], told)
+        words = [call.by_text() if call.leads else call.words for call in calls]
+        # Who sends the text is not told that it was not there.
+        asking: Command = ("SCRIPT", "EXISTS", leading[0].sha)
+        after = None if told is None else (lambda place, reply: place and told(place - 1, reply))
+        known, *replies = await self._send([asking, *words], after)
+        self._doubts += known == [0]
+        return replies
 
     async def primaries(self) -> list[Any]:
         """The primaries of a cluster; otherwise one nameless node. Raises ``BrokerError``."""
@@ -157,7 +185,7 @@ class Runner:
         for i, reply in zip(unknown, again, strict=True):
             replies[i] = reply
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         while True:
             if self._breaker.is_open:
                 self._refuse_if_closed()
@@ -166,7 +194,7 @@ class Runner:
             try:
                 # It may have been a long wait for the turn.
                 if not self._breaker.is_open:
-                    return await self._execute(commands)
+                    return await self._execute(commands, told)
             finally:
                 self._turns.release()
 
@@ -186,14 +214,14 @@ class Runner:
                 text = f"none of {self._connection.limit} was free for {POOL_TIMEOUT:g} s"
                 raise redis_errors.MaxConnectionsError(text) from None
 
-    async def _execute(self, commands: Sequence[Command]) -> list[Any]:
+    async def _execute(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         self._refuse_if_closed()
         began_at = time.monotonic()
         with self.errors():
             if self._outages != self._breaker.outages:
                 self._outages = self._breaker.outages
                 await self._connection.forget_idle()
-            replies = await self._connection.exchange.send(commands)
+            replies = await self._connection.exchange.send(commands, told)
         if not self._is_away(replies, began_at):
             self._breaker.answered_at = time.monotonic()
             if self._breaker.is_open:
@@ -260,6 +288,15 @@ class Runner:
 
     def translate(self, error: Exception) -> BrokerError:
         return translate(error, self._connection.description)
+
+
+def _hear(
+    calls: Sequence[Call[Any]], known: dict[int, Any], told: Told, place: int, reply: Any
+) -> None:
+    """An error says nothing yet: the script may have to be loaded, or Redis be away."""
+    if not isinstance(reply, Exception):
+        known[place] = calls[place].read(reply)
+        told(place, known[place])
 
 
 def is_wrong_type(error: object) -> bool:

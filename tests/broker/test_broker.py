@@ -286,7 +286,7 @@ async def test_a_producer_registers_a_queue_again_that_was_removed_meanwhile(
     broker: Broker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Go does it once per process, and the queue is never seen again (WIRE T21)."""
-    monkeypatch.setattr("asynqpy.broker.broker._REGISTER_AGAIN", 0.0)
+    monkeypatch.setattr("asynqpy.broker.producing._REGISTER_AGAIN", 0.0)
     await broker.enqueue([new_task("a")])
     await state.ask(redis, "DEL", "asynq:queues")
     await broker.enqueue([new_task("b")])

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
+from asynqpy.broker.exchange import Told
 from asynqpy.broker.scripts import Call
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerError, BrokerUnavailableError
@@ -81,9 +82,9 @@ def count_calls(broker: Broker) -> list[object]:
     asked: list[object] = []
     run_all = broker._runner.run_all
 
-    async def counting(calls: Sequence[Call[Any]]) -> list[Any]:
+    async def counting(calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
         asked.append(calls)
-        return await run_all(calls)
+        return await run_all(calls, told)
 
     broker._runner.run_all = counting  # type: ignore[method-assign]
     return asked

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 
 from asynqpy.broker import exchange as module
 from asynqpy.broker.connection import Connection
-from asynqpy.broker.exchange import DirectExchange, Exchange, PipelineExchange
+from asynqpy.broker.exchange import Command, DirectExchange, Exchange, PipelineExchange
 from tests.eventually import eventually
 from tests.redis_process import HOST, RedisProcess
 from tests.redis_proxy import RedisProxy
@@ -256,3 +256,52 @@ def test_in_another_event_loop_nothing_is_sent(redis_url: str) -> None:
             second.run(exchange.send([("INCR", "n")]))
         assert first.run(exchange.send([("GET", "n")])) == [b"1"]
         first.run(exchange.close())
+
+
+# Answers that are told early.
+
+
+async def test_each_answer_is_told_once_with_its_place_and_in_order(direct: DirectExchange) -> None:
+    told: list[tuple[int, Any]] = []
+    commands: list[Command] = [
+        ("SET", "k", "x" * 3_000),
+        ("STRLEN", "k"),
+        ("LPUSH", "k", "x"),
+        ("PING",),
+    ]
+    answers = await direct.send(commands, lambda *answer: told.append(answer))
+    assert told == list(enumerate(answers))
+    assert answers[:2] == [True, 3_000]
+    assert isinstance(answers[2], ResponseError)
+
+
+async def test_an_answer_is_told_while_the_next_is_awaited_and_stands_when_that_fails(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    told: list[tuple[int, Any]] = []
+    commands: list[Command] = [("SET", "k", "x" * 3_000), ("BLPOP", "nothing", 0)]
+    sending = asyncio.create_task(through_proxy.send(commands, lambda *it: told.append(it)))
+    await eventually(lambda: told == [(0, True)])
+    assert not sending.done()
+    proxy.cut()
+    with pytest.raises(ConnectionError):
+        await sending
+    assert told == [(0, True)]
+
+
+async def test_small_commands_are_written_together_also_when_answers_are_told_early(
+    through_proxy: DirectExchange, proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[int] = []
+    honest = module._writes
+
+    def counted(*args: Any, early: bool) -> Iterator[list[bytes]]:
+        for packed in honest(*args, early=early):
+            writes.append(len(packed))
+            yield packed
+
+    monkeypatch.setattr(module, "_writes", counted)
+    large = ("SET", "k", "x" * 3_000)
+    await through_proxy.send([("PING",)] * 3 + [large, ("PING",), large], lambda *_: None)
+    await through_proxy.send([large, large])
+    assert writes == [4, 2, 2]

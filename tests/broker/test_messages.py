@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Protocol, Self
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asynqpy.broker import asynq_pb2 as pb
 from asynqpy.broker.messages import (
@@ -308,3 +310,47 @@ def test_times_far_away_survive(year: int) -> None:
 def test_the_states_are_the_strings_of_the_wire() -> None:
     states = "active pending scheduled retry archived completed aggregating"
     assert [str(state) for state in TaskState] == states.split()
+
+
+# Encoded in parts.
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+IDS = st.one_of(st.uuids().map(str), TEXTS, st.integers(100, 200).map("i".__mul__))
+PAYLOADS = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([1, 126, 127, 128, 129, 16_383, 16_384, 2_097_152]).map(bytes),
+)
+SELDOM = st.fixed_dictionaries(
+    {},
+    optional={
+        "retried": st.integers(0, INT32_MAX),
+        "error_msg": TEXTS,
+        "deadline": st.integers(0, 2**40),
+        "unique_key": TEXTS,
+        "retention": st.integers(0, 2**40),
+        "group_key": TEXTS,
+        "headers": st.dictionaries(TEXTS, TEXTS, max_size=2),
+    },
+)
+MESSAGES = st.builds(
+    lambda seldom, **fields: TaskMessage(**seldom, **fields),
+    SELDOM | st.just({}),
+    type=TEXTS,
+    id=IDS,
+    payload=PAYLOADS,
+    queue=st.one_of(st.sampled_from(["default", "low"]), TEXTS),
+    max_retry=st.integers(0, INT32_MAX),
+    timeout=st.integers(0, 2**40),
+)
+
+
+@given(MESSAGES)
+def test_bytes_that_are_put_together_are_those_of_protobuf(message: TaskMessage) -> None:
+    for _ in range(2):  # the second time its parts are known
+        assert message.encode() == message.encode_whole()
+
+
+@pytest.mark.parametrize("field", ["type", "id", "queue"])
+def test_text_that_is_no_utf8_is_refused_wherever_it_stands(field: str) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        email(**{field: "\ud800"}).encode()

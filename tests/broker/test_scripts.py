@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from asynqpy.broker import keys
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.exchange import Told
 from asynqpy.broker.messages import TaskState
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry
 from asynqpy.broker.reconciling import (
@@ -105,11 +106,13 @@ async def calls(
     seen: dict[str, list[tuple[Any, ...]]] = {}
     run_all = Runner.run_all
 
-    async def spy(runner: Runner, batch: Sequence[Call[Any]]) -> list[Any]:
+    async def spy(
+        runner: Runner, batch: Sequence[Call[Any]], told: Told | None = None
+    ) -> list[Any]:
         for call in batch:
             if call.script is not None:
                 seen.setdefault(call.script.name, []).append(call.words[1:])
-        return await run_all(runner, batch)
+        return await run_all(runner, batch, told)
 
     monkeypatch.setattr(Runner, "run_all", spy)
     await call_every_script(broker, clock, redis)

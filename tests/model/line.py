@@ -9,6 +9,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
+from asynqpy.broker.exchange import Told
 from asynqpy.broker.scripts import Call, Runner
 from asynqpy.clock import Clock
 from asynqpy.errors import BrokerUnavailableError
@@ -50,14 +51,14 @@ class Line(Runner):
     async def arrive(self, calls: Sequence[Call[Any]]) -> None:
         await super().run_all(calls)
 
-    async def run_all(self, calls: Sequence[Call[Any]]) -> list[Any]:
+    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
         fate = self._fate if self._answered_before <= 0 else Fate.ANSWERED
         self._answered_before -= 1
         if fate is Fate.LATE:
             self._under_way = calls
         if fate in (Fate.UNSENT, Fate.LATE):
             raise BrokerUnavailableError("not sent, or not yet")
-        answers = await super().run_all(calls)
+        answers = await super().run_all(calls, None if fate is Fate.ANSWER_LOST else told)
         if fate is Fate.ANSWER_LOST:
             raise BrokerUnavailableError("the answer was lost")
         return answers
