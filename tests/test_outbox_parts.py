@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from asynqpy.broker import exchange
-from asynqpy.broker.exchange import DirectExchange, Word
+from asynqpy.broker.exchange import Word
 from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.broker.scripts import load
 from asynqpy.client import Client
@@ -123,11 +123,11 @@ async def test_what_was_answered_before_the_connection_died_is_stored_and_the_re
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [f"{number:02}" for number in range(40)]
-    read = DirectExchange._reply
+    read = exchange._Channel._read
     enqueued: list[Word] = []
 
-    async def cut_before_the_second(self: DirectExchange, connection: Any, name: Word) -> Any:
-        reply = await read(self, connection, name)
+    def cut_before_the_second(self: exchange._Channel, name: Word, reply: object) -> Any:
+        reply = read(self, name, reply)
         if str(name).startswith("EVAL"):
             enqueued.append(name)
         if len(enqueued) == 2:
@@ -136,7 +136,7 @@ async def test_what_was_answered_before_the_connection_died_is_stored_and_the_re
 
     async with Client(redis_url) as client:
         await client.enqueue(Task("t"), queue="warm")
-        monkeypatch.setattr(DirectExchange, "_reply", cut_before_the_second)
+        monkeypatch.setattr(exchange._Channel, "_read", cut_before_the_second)
         outcomes = await together(*(client.enqueue(Task("t"), task_id=name) for name in names))
         assert kinds(outcomes) == [TaskInfo] * 20 + [BrokerUnavailableError] * 20
         assert enqueued == ["EVAL", "EVALSHA"]
@@ -165,10 +165,10 @@ async def test_second_part_cannot_overtake_the_first_while_others_load_the_scrip
 ) -> None:
     """As they do when Redis has come back, between the two."""
     names = [f"{number:02}" for number in range(40)]
-    writes = exchange._writes
+    writes = exchange._Channel._writes
 
-    def slow(*args: Any, early: bool) -> Iterator[list[bytes]]:
-        for packed in writes(*args, early=early):
+    def slow(channel: exchange._Channel) -> Iterator[bytes]:
+        for packed in writes(channel):
             yield packed
             with blocking.Redis.from_url(redis_url) as other:
                 # The second is answered after all that came before the first.
@@ -178,7 +178,7 @@ async def test_second_part_cannot_overtake_the_first_while_others_load_the_scrip
     async with Client(redis_url) as client:
         await client.enqueue(Task("t"), queue="warm")
         await ask(redis, "SCRIPT", "FLUSH")
-        monkeypatch.setattr(exchange, "_writes", slow)
+        monkeypatch.setattr(exchange._Channel, "_writes", slow)
         outcomes = await together(*(client.enqueue(Task("t"), task_id=name) for name in names))
         assert kinds(outcomes) == [TaskInfo] * 40
     assert await listed(redis, "pending") == names

@@ -1,23 +1,27 @@
 """One round trip: many commands go out together, and an answer or an error comes back for each.
 
 A client of ours talks through connections that are kept here rather than in redis-py's pool, whose checks, locks and
-timers around each command cost more than the command. What a connection is (address, TLS, password, the master that
-sentinels name) stays redis-py's own matter. A client of the caller's, and a cluster's, talk through its pipeline.
+timers around each command cost more than the command, and that are read here (``link.py``). What a connection is
+(address, TLS, password, the master that sentinels name) stays redis-py's own matter. A client of the caller's, and a
+cluster's, talk through its pipeline.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from asynqpy.broker.link import Link
 
 Word: TypeAlias = str | bytes | int | float
 Command: TypeAlias = tuple[Word, ...]
@@ -25,12 +29,18 @@ Command: TypeAlias = tuple[Word, ...]
 #: Told the place of a command and its answer, or its ``ResponseError``, as soon as that is read.
 Told: TypeAlias = Callable[[int, Any], None]
 
+#: How redis-py reads the answers of commands.
+_Callbacks: TypeAlias = Mapping[str, Callable[[Any], Any]]
+
 #: Fewest bytes of commands that are written by themselves when answers are wanted early. Redis answers together what it
 #: reads together.
 _EARLY_BYTES = 2_048
 
 #: Packs a command in C; early versions of hiredis only read.
 _pack = getattr(hiredis, "pack_command", None)
+
+#: What Redis says of its own accord; early versions of hiredis know no such thing.
+_Push = getattr(hiredis, "PushNotification", None)
 
 
 class Exchange(Protocol):
@@ -90,29 +100,32 @@ class DirectExchange:
 
     def __init__(self, client: Redis) -> None:
         self._pool = client.connection_pool
-        self._callbacks = client.response_callbacks
+        self._callbacks = cast(_Callbacks, client.response_callbacks)
         self._timeout: float | None = self._pool.connection_kwargs.get("socket_timeout")
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._idle: list[AbstractConnection] = []
+        self._idle: list[_Channel] = []
         self._connecting: set[asyncio.Timeout] = set()
-        self._talking: set[AbstractConnection] = set()
+        self._talking: set[_Channel] = set()
         self._is_closed = False
 
     async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
         self._check_loop()
-        connection = await self._take_idle() or self._new()
+        if not commands:
+            return []
+        channel = self._take_idle() or await self._connected()
+        self._talking.add(channel)
         try:
-            if not connection.is_connected:
-                await self._connect(connection)
-            replies = await self._talk(connection, commands, told)
+            replies = await channel.ask(commands, told, self._timeout)
         except BaseException:
             # Also a cancelled one: its answers would be taken for those of the next.
-            await connection.disconnect(nowait=True)
+            channel.close()
             raise
+        finally:
+            self._talking.discard(channel)
         if self._is_closed:
-            await connection.disconnect(nowait=True)
-        elif connection.is_connected:
-            self._idle.append(connection)
+            channel.close()
+        elif channel.is_open:
+            self._idle.append(channel)
         return replies
 
     def _check_loop(self) -> None:
@@ -122,18 +135,24 @@ class DirectExchange:
         elif self._loop is not loop:
             raise RuntimeError("its connections are attached to a different event loop")
 
-    async def _take_idle(self) -> AbstractConnection | None:
+    def _take_idle(self) -> _Channel | None:
         """The one that was used last and is still good."""
         while self._idle:
-            connection = self._idle.pop()
-            if _is_good(connection):
-                return connection
-            await connection.disconnect(nowait=True)
+            channel = self._idle.pop()
+            if channel.is_open:
+                return channel
         return None
 
-    def _new(self) -> AbstractConnection:
+    async def _connected(self) -> _Channel:
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        return connection
+        try:
+            await self._connect(connection)
+            channel = _Channel.take_over(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        channel.callbacks = self._callbacks
+        return channel
 
     async def _connect(self, connection: AbstractConnection) -> None:
         try:
@@ -145,49 +164,10 @@ class DirectExchange:
                     self._connecting.discard(limit)
         except TimeoutError:  # redis-py has its own for a Redis that is slow
             raise RedisConnectionError("closed while it connected") from None
-        # From here on one timer covers an exchange. redis-py's own are one for each answer, and a task for each write.
-        connection.socket_timeout = None
-
-    async def _talk(
-        self, connection: AbstractConnection, commands: Sequence[Command], told: Told | None
-    ) -> list[Any]:
-        self._talking.add(connection)
-        replies: list[Any] = []
-        try:
-            async with asyncio.timeout(self._timeout) as limit:
-                for packed in _writes(connection, commands, early=told is not None):
-                    await connection.send_packed_command(packed)
-                self._give_time(limit)
-                for place, words in enumerate(commands):
-                    replies.append(await self._reply(connection, words[0]))
-                    if told is not None:
-                        told(place, replies[-1])
-                    self._give_time(limit)
-        except TimeoutError:
-            raise RedisTimeoutError(f"no answer within {self._timeout} s") from None
-        finally:
-            self._talking.discard(connection)
-        return replies
-
-    def _give_time(self, limit: asyncio.Timeout) -> None:
-        """The time-out is for each answer (nine tenths of it at least): a long pipeline takes many times as long."""
-        when = limit.when()
-        if self._timeout is not None and when is not None:
-            now = asyncio.get_running_loop().time()
-            if when - now < 0.9 * self._timeout:
-                limit.reschedule(now + self._timeout)
-
-    async def _reply(self, connection: AbstractConnection, name: Word) -> Any:
-        try:
-            reply = await connection.read_response()
-        except ResponseError as error:
-            return error
-        callback = None if name == "EVALSHA" else self._callbacks.get(str(name))
-        return reply if callback is None else callback(reply)
 
     async def forget_idle(self) -> None:
         while self._idle:
-            await self._idle.pop().disconnect(nowait=True)
+            self._idle.pop().close()
 
     async def close(self) -> None:
         """What is under way ends with an error of redis-py's."""
@@ -196,37 +176,103 @@ class DirectExchange:
         # Not by ``disconnect``: redis-py would connect again, in the midst of its own handshake.
         for limit in self._connecting:
             limit.reschedule(0)
-        for connection in list(self._talking):
-            await connection.disconnect(nowait=True)
+        for channel in list(self._talking):
+            channel.close()
 
 
-def _is_good(connection: AbstractConnection) -> bool:
-    """Whether Redis has neither closed it meanwhile nor said what nobody asked: that would pass for the next answer."""
-    reader, parser = connection._reader, getattr(connection._parser, "_reader", None)
-    if reader is None or reader.at_eof() or reader.exception() is not None:
-        return False
-    return not getattr(reader, "_buffer", b"") and not (parser is not None and parser.has_data())
+class _Channel(Link):
+    """One connection, for one exchange at a time."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.callbacks: _Callbacks = {}
+        self._commands: Sequence[Command] = ()
+        self._told: Told | None = None
+        self._replies: list[Any] = []
+        self._answer: asyncio.Future[list[Any]] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+        self._unsent = 0
 
-def _writes(
-    connection: AbstractConnection, commands: Sequence[Command], *, early: bool
-) -> Iterator[list[bytes]]:
-    """The commands packed, together; or, for early answers, in runs that Redis works on while the next is packed."""
-    if not early:
-        yield _packed(connection, commands)
-        return
-    run: list[bytes] = []
-    for words in commands:
-        run += _packed(connection, [words])
-        if sum(map(len, run)) >= _EARLY_BYTES:
-            yield run
-            run = []
-    if run:
-        yield run
+    async def ask(
+        self, commands: Sequence[Command], told: Told | None, timeout: float | None
+    ) -> list[Any]:
+        """As ``Exchange.send``; Redis has ``timeout`` s for each reply. After an error it is of no use any more."""
+        if not self.is_open:
+            raise RedisConnectionError("Connection closed by server.")
+        loop = asyncio.get_running_loop()
+        self._commands, self._told, self._replies = commands, told, []
+        answer: asyncio.Future[list[Any]] = loop.create_future()
+        self._answer = answer
+        self._heard_at, self._unsent = loop.time(), 0
+        if timeout is not None:
+            self._look_in(timeout, timeout)
+        try:
+            for packed in self._writes():
+                self.write(packed)
+            return await answer
+        finally:
+            self._answer = None
+            if self._timer is not None:
+                self._timer.cancel()
 
+    def _look_in(self, delay: float, timeout: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(delay, self._look, timeout)
 
-def _packed(connection: AbstractConnection, commands: Sequence[Command]) -> list[bytes]:
-    if _pack is None:
-        packed: list[bytes] = connection.pack_commands(commands)
-        return packed
-    return [_pack(words) for words in commands]
+    def _look(self, timeout: float) -> None:
+        """Each reply has its time; and a long pipeline, while the network takes some of it."""
+        now, unsent = asyncio.get_running_loop().time(), self.unsent()
+        if unsent != self._unsent:
+            self._heard_at, self._unsent = now, unsent
+        left = self._heard_at + timeout - now
+        if left > 0:
+            self._look_in(left, timeout)
+        else:
+            self._lost(RedisTimeoutError(f"no answer within {timeout} s"))
+
+    def _writes(self) -> Iterator[bytes]:
+        """The commands packed: together or, for early answers, in runs. Redis works on one while the next is packed."""
+        least = sys.maxsize if self._told is None else _EARLY_BYTES
+        run: list[bytes] = []
+        size = 0
+        for words in self._commands:
+            packed = self._packed(words)
+            run.append(packed)
+            size += len(packed)
+            if size >= least:
+                yield b"".join(run)
+                run, size = [], 0
+        if run:
+            yield b"".join(run)
+
+    def _packed(self, words: Command) -> bytes:
+        return b"".join(self.shell.pack_command(*words)) if _pack is None else _pack(words)
+
+    def _hear(self, reply: Any) -> None:
+        if _Push is not None and isinstance(reply, _Push):
+            return  # of RESP3, where a URL asks for it: no answer
+        if self._answer is None or self._answer.done():
+            self.close()  # what nobody asked for would pass for the next answer
+            return
+        if isinstance(reply, RedisConnectionError):
+            self._lost(reply)  # Redis loads its data, or knows us no longer
+            return
+        place = len(self._replies)
+        try:
+            self._replies.append(self._read(self._commands[place][0], reply))
+            if self._told is not None:
+                self._told(place, self._replies[place])
+        except Exception as error:
+            self._lost(error)
+            return
+        self._heard_at = asyncio.get_running_loop().time()
+        if place + 1 == len(self._commands):
+            self._answer.set_result(self._replies)
+
+    def _read(self, name: Word, reply: Any) -> Any:
+        callback = None if name == "EVALSHA" else self.callbacks.get(str(name))
+        return reply if callback is None or isinstance(reply, RedisError) else callback(reply)
+
+    def _lost(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)

@@ -26,6 +26,8 @@ class Link(asyncio.Protocol, ABC):
         self.is_open = False
         self._transport: asyncio.Transport
         self._parser: hiredis.Reader
+        #: What is left of redis-py's: it knows how to pack commands.
+        self.shell: AbstractConnection
         #: Kept: a writer that nobody holds closes its transport.
         self._writer: asyncio.StreamWriter
 
@@ -43,7 +45,7 @@ class Link(asyncio.Protocol, ABC):
         link._parser = hiredis.Reader(
             protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
         )
-        link._writer, link.is_open = writer, True
+        link.shell, link._writer, link.is_open = connection, writer, True
         link._transport = cast(asyncio.Transport, writer.transport)
         link._transport.set_protocol(link)
         connection._reader = connection._writer = None
@@ -68,7 +70,7 @@ class Link(asyncio.Protocol, ABC):
         """Take a reply, or what Redis says of its own accord. An error of Redis is a ``RedisError``, not raised."""
 
     @abstractmethod
-    def _lost(self, error: RedisConnectionError | InvalidResponse) -> None:
+    def _lost(self, error: Exception) -> None:
         """Nothing more will come."""
 
     # What the event loop calls.
@@ -77,11 +79,14 @@ class Link(asyncio.Protocol, ABC):
         parser = self._parser
         try:
             parser.feed(data)
-            while (reply := parser.gets()) is not _INCOMPLETE:
+            while self.is_open and (reply := parser.gets()) is not _INCOMPLETE:
                 self._hear(reply)
         except InvalidResponse as error:
             self.close()
             self._lost(error)
+
+    def eof_received(self) -> None:
+        self.is_open = False  # and so it is closed
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from redis.exceptions import ConnectionError, ResponseError, TimeoutError
 from asynqpy.broker import exchange as module
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.exchange import Command, DirectExchange, Exchange, PipelineExchange
+from asynqpy.broker.link import Link
 from tests.eventually import eventually
 from tests.redis_process import HOST, RedisProcess
 from tests.redis_proxy import RedisProxy
@@ -121,9 +123,7 @@ async def test_a_connection_that_redis_closed_while_idle_is_noticed_before_anyth
     await direct.send([("PING",)])
     (idle,) = direct._idle
     await ask(redis, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    reader = idle._reader
-    assert reader is not None
-    await eventually(reader.at_eof)
+    await eventually(lambda: not idle.is_open)
     assert await direct.send([("INCR", "n")]) == [1]
     assert direct._idle != [idle]
 
@@ -210,7 +210,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> No
     served: list[bool] = []
 
     async def answer_twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while asked := await reader.read(1000):
+        while asked := await until_closed(reader):
             if b"ECHO" not in asked:
                 writer.write(b"+OK\r\n" * asked.count(b"*"))
                 continue
@@ -231,7 +231,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> No
     for word in words:
         answers += await exchange.send([("ECHO", word)])
         if word == "dup":
-            await eventually(lambda: not module._is_good(exchange._idle[-1]))
+            await eventually(lambda: not any(channel.is_open for channel in exchange._idle))
     assert answers == [word.encode() for word in words]
     await connection.close()
     await eventually(lambda: len(served) == 2)
@@ -293,15 +293,70 @@ async def test_small_commands_are_written_together_also_when_answers_are_told_ea
     through_proxy: DirectExchange, proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[int] = []
-    honest = module._writes
+    honest = module._Channel.write
 
-    def counted(*args: Any, early: bool) -> Iterator[list[bytes]]:
-        for packed in honest(*args, early=early):
-            writes.append(len(packed))
-            yield packed
+    def counted(channel: Link, data: bytes) -> None:
+        writes.append(data.count(b"*"))
+        honest(channel, data)
 
-    monkeypatch.setattr(module, "_writes", counted)
+    monkeypatch.setattr(module._Channel, "write", counted)
     large = ("SET", "k", "x" * 3_000)
     await through_proxy.send([("PING",)] * 3 + [large, ("PING",), large], lambda *_: None)
     await through_proxy.send([large, large])
     assert writes == [4, 2, 2]
+
+
+async def test_an_error_of_who_is_told_is_raised_and_the_connection_given_up(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    def object_to(place: int, reply: object) -> None:
+        raise ValueError(f"not {reply}")
+
+    with pytest.raises(ValueError, match="not True"):
+        await through_proxy.send([("PING",), ("PING",)], object_to)
+    assert await through_proxy.send([("ECHO", "x")]) == [b"x"]
+    assert proxy.connections == 2
+
+
+async def test_no_commands_have_no_answers(direct: DirectExchange) -> None:
+    assert await direct.send([]) == []
+
+
+async def test_what_the_network_takes_slowly_has_its_time(
+    redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 MB at some 20 MB/s, under a time-out of 0.4 s for each answer."""
+    monkeypatch.setattr("asynqpy.broker.redis_client.SOCKET_TIMEOUT", 0.4)
+
+    ended = asyncio.Event()
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        redis_reader, redis_writer = await asyncio.open_connection(HOST, redis_server.port)
+        back = asyncio.create_task(pass_on(redis_reader, writer, 0.0))
+        await pass_on(reader, redis_writer, 0.003)
+        redis_writer.close()
+        await back
+        writer.close()
+        ended.set()
+
+    async def pass_on(
+        source: asyncio.StreamReader, target: asyncio.StreamWriter, pause: float
+    ) -> None:
+        while data := await until_closed(source):
+            target.write(data)
+            await target.drain()
+            await asyncio.sleep(pause)
+
+    async with await asyncio.start_server(trickle, HOST, 0) as slow:
+        connection = Connection.open(f"redis://{HOST}:{slow.sockets[0].getsockname()[1]}/0")
+        commands: list[Command] = [("STRLEN", "x" * 1_000_000)] * 16
+        assert await connection.exchange.send(commands) == [0] * 16
+        await connection.close()
+        await ended.wait()
+
+
+async def until_closed(reader: asyncio.StreamReader) -> bytes:
+    """What comes next; nothing once the other end has hung up, whichever way."""
+    with suppress(OSError):
+        return await reader.read(65_536)
+    return b""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -96,11 +97,15 @@ async def test_what_redis_closes_is_lost(link: Listener) -> None:
 
 
 async def test_what_is_no_reply_of_redis_ends_it() -> None:
+    ended = asyncio.Event()
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n")
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await reader.read()
+        with suppress(OSError):
+            await reader.read()
         writer.close()
+        ended.set()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         link = Listener.take_over(await a_silent_connection(server))
@@ -108,6 +113,7 @@ async def test_what_is_no_reply_of_redis_ends_it() -> None:
         await eventually(lambda: link.lost)
         assert isinstance(link.lost[0], InvalidResponse)
         assert not link.is_open
+        await ended.wait()
 
 
 async def a_silent_connection(server: asyncio.Server) -> AbstractConnection:
