@@ -34,7 +34,7 @@ QUEUES = int(os.environ.get("BENCH_QUEUES", "1"))
 BLOCK = bytes(64)
 
 #: Seconds between two looks of the first process at the counters of the others.
-LOOK = 0.001
+LOOK = 0.02
 
 
 class Tally:
