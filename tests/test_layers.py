@@ -52,7 +52,7 @@ OWNERS = {
     "prometheus_client": ("metrics",),
     "opentelemetry": ("metrics",),
     "pydantic": ("payload",),
-    "uvloop": ("cli",),
+    "uvloop": ("supervisor",),
 }
 
 #: Our own modules that have one user only.

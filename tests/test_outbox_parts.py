@@ -41,6 +41,7 @@ class HalfAnswered:
 
     def __init__(self) -> None:
         self.sent: list[list[str]] = []
+        self.parts: list[int] = []
         self.error: Exception | None = None
         self.released = asyncio.Event()
 
@@ -48,6 +49,7 @@ class HalfAnswered:
         self, tasks: list[NewTask], answered: Answered, parts: int
     ) -> Sequence[Answer]:
         self.sent.append([task.message.id for task in tasks])
+        self.parts.append(parts)
         half = range(len(tasks) // 2)
         answered(half, [None] * len(half))
         await self.released.wait()
@@ -107,6 +109,28 @@ async def test_last_caller_of_the_second_part_that_is_cancelled_ends_the_send(
     assert others() == set()
     assert [call.cancelled() for call in calls] == [False, False, True, True]
     assert len(unanswered) == 2
+
+
+async def test_a_large_shipment_goes_in_two_parts_unless_another_is_on_its_way(
+    half: HalfAnswered,
+) -> None:
+    box = Outbox(half, Unanswered())
+
+    def put(count: int) -> list[asyncio.Task[Answer]]:
+        return [asyncio.create_task(box.put(new_task(f"{count}-{n}"))) for n in range(count)]
+
+    calls = put(32)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    calls += put(33)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    half.released.set()
+    await asyncio.gather(*calls)
+    await asyncio.gather(*put(31), *others())
+    await asyncio.gather(*put(34), *others())
+    assert [len(ids) for ids in half.sent] == [32, 33, 31, 34]
+    assert half.parts == [2, 1, 1, 2]
 
 
 async def test_list_whose_second_half_got_no_answer_knows_of_its_first(half: HalfAnswered) -> None:

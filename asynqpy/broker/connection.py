@@ -113,7 +113,7 @@ class Connection:
         self.is_closed = True
         await self.exchange.close()
         if isinstance(self.client, RedisCluster):
-            await self.client.aclose()
+            await _close_cluster(self.client)
             return
         pools = [self.client.connection_pool]
         if isinstance(pools[0], SentinelConnectionPool):
@@ -124,6 +124,16 @@ class Connection:
         finally:  # which waits, and may be cancelled
             for pool in pools:
                 await _hang_up(pool)
+
+
+async def _close_cluster(client: RedisCluster) -> None:
+    try:
+        await client.aclose()
+    finally:
+        nodes = client.nodes_manager
+        for node in [*nodes.nodes_cache.values(), *nodes.startup_nodes.values()]:
+            for connection in node._connections:
+                await connection.disconnect(nowait=True)
 
 
 async def _hang_up(pool: ConnectionPool) -> None:

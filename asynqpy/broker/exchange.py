@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeAlias, cast
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -144,26 +143,17 @@ class DirectExchange:
         return None
 
     async def _connected(self) -> _Channel:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        try:
-            await self._connect(connection)
-            channel = _Channel.take_over(connection)
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        channel.callbacks = self._callbacks
-        return channel
-
-    async def _connect(self, connection: AbstractConnection) -> None:
         try:
             async with asyncio.timeout(None) as limit:
                 self._connecting.add(limit)
                 try:
-                    await connection.connect()  # type: ignore[no-untyped-call]
+                    channel = await _Channel.connect(self._pool)
                 finally:
                     self._connecting.discard(limit)
         except TimeoutError:  # redis-py has its own for a Redis that is slow
             raise RedisConnectionError("closed while it connected") from None
+        channel.callbacks = self._callbacks
+        return channel
 
     async def forget_idle(self) -> None:
         while self._idle:
@@ -174,8 +164,8 @@ class DirectExchange:
         self._is_closed = True
         await self.forget_idle()
         # Not by ``disconnect``: redis-py would connect again, in the midst of its own handshake.
-        for limit in self._connecting:
-            limit.reschedule(0)
+        while self._connecting:
+            self._connecting.pop().reschedule(0)
         for channel in list(self._talking):
             channel.close()
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Self, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
@@ -30,6 +30,17 @@ class Link(asyncio.Protocol, ABC):
         self.shell: AbstractConnection
         #: Kept: a writer that nobody holds closes its transport.
         self._writer: asyncio.StreamWriter
+
+    @classmethod
+    async def connect(cls, pool: ConnectionPool) -> Self:
+        """A new connection, as this pool makes them; it is none of the pool's. Raises what redis-py raises."""
+        connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            return cls.take_over(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
 
     @classmethod
     def take_over(cls, connection: AbstractConnection) -> Self:

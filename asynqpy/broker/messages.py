@@ -104,6 +104,9 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             or self.last_failed_at
             or self.completed_at
             or len(self.id) > _LONGEST_SHORT
+            # The caches below are not to fill the memory.
+            or len(self.type) > _LONGEST_SHORT
+            or len(self.queue) > _LONGEST_SHORT
             or not self.id.isascii()
         ):
             return self.encode_whole()

@@ -100,7 +100,7 @@ class Runner:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._breaker = connection.breaker
-        self._turns = Semaphore(connection.limit)
+        self._places = Semaphore(connection.limit)
         self._outages = self._breaker.outages
         self._doubts = 0
 
@@ -190,26 +190,26 @@ class Runner:
             if self._breaker.is_open:
                 self._refuse_if_closed()
                 await self._breaker.wait(self._probe)
-            await self._take_turn()
+            await self._take_place()
             try:
-                # It may have been a long wait for the turn.
+                # It may have been a long wait for the place.
                 if not self._breaker.is_open:
                     return await self._execute(commands, told)
             finally:
-                self._turns.release()
+                self._places.release()
 
-    async def _take_turn(self) -> None:
+    async def _take_place(self) -> None:
         """Get the right to one connection of the pool.
 
         Who would wait in the pool itself would go on to connect, one after the other, when Redis has died meanwhile.
         """
-        if not self._turns.locked():
-            _ = await self._turns.acquire()
+        if not self._places.locked():
+            _ = await self._places.acquire()
             return
         with self.errors():
             try:
                 async with asyncio.timeout(POOL_TIMEOUT):
-                    _ = await self._turns.acquire()
+                    _ = await self._places.acquire()
             except TimeoutError:
                 text = f"none of {self._connection.limit} was free for {POOL_TIMEOUT:g} s"
                 raise redis_errors.MaxConnectionsError(text) from None

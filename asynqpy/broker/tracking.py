@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.link import Link
@@ -48,7 +47,7 @@ class TrackingLine:
         with Runner(self._parent).errors():
             self._sibling = await self._parent.one_node()
             assert isinstance(self._sibling.client, Redis)
-            self._link = await _connected(self._sibling.client)
+            self._link = await _TrackingLink.connect(self._sibling.client.connection_pool)
         try:
             replies = await self._shake_hands(self._link)
         except (TimeoutError, BrokerError) as error:
@@ -147,16 +146,6 @@ class _TrackingLink(Link):
     def _lost(self, error: Exception) -> None:
         self.failure = self.failure or error
         self._news.set()
-
-
-async def _connected(client: Redis) -> _TrackingLink:
-    connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        return _TrackingLink.take_over(connection)
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
 
 
 def _packed(words: Sequence[str]) -> bytes:

@@ -25,6 +25,10 @@ class Demand:
         """Take note of how many tasks wait in some queues."""
         self._backlog.update(backlog)
 
+    def forget(self) -> None:
+        """Know nothing of what waits any more: a turn went wrong."""
+        self._backlog.clear()
+
     @contextmanager
     def asking(self, wanted: Mapping[str, int]) -> Iterator[None]:
         """While so many tasks of each queue are on their way, ask for what waits behind them."""

@@ -85,7 +85,7 @@ class Processor(Service):
         self._permits = Semaphore(concurrency)
         self._turns = Turns(self.wake)
         self._overlaps = concurrency >= _MOST_TURNS * _SMALLEST_SHARE
-        self._share = -(-concurrency // _MOST_TURNS) if self._overlaps else concurrency
+        self._share = concurrency // _MOST_TURNS if self._overlaps else concurrency
         self._executor = executor
         self._settler = settler
         self._runs = runs
@@ -128,7 +128,10 @@ class Processor(Service):
         return min(self._permits.value - self._demand.promised, self._share)
 
     async def _turn(self, unsettled: list[Unsettled], wanted: dict[str, int]) -> float:
-        """One round trip, and what follows from its answer; answers the seconds until the next."""
+        """One round trip and what follows from its answer.
+
+        Answers the seconds until the next, which matter to who waits for this one.
+        """
         with self._demand.asking(wanted):
             turn = await self._take_turn(unsettled, wanted)
         self._receive(turn.deliveries)
@@ -147,6 +150,8 @@ class Processor(Service):
             with self._runs.granting(grants):
                 turn = await self._broker.turn(settlements, wanted, grants)
         except (Exception, asyncio.CancelledError) as error:
+            # The next turn is waited for, and backs off if it fails as well.
+            self._demand.forget()
             # Also when it was the stop that lost patience: finish offers them once more.
             self._settler.unanswered(unsettled, error)
             self._lost_grants.add(grants)

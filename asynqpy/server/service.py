@@ -19,14 +19,14 @@ logger = logging.getLogger("asynqpy.server")
 _FIRST_BACK_OFF = 0.5
 
 #: Seconds before what was cancelled is cancelled again: redis-py loses a cancellation while it connects.
-_CANCEL_AGAIN = 0.5
+CANCEL_AGAIN = 0.5
 
 
 async def cancel_until_done(task: asyncio.Task[Any]) -> None:
     """Cancel a task until it has ended, however that is."""
     while not task.done():
         task.cancel()
-        await asyncio.wait([task], timeout=_CANCEL_AGAIN)
+        await asyncio.wait([task], timeout=CANCEL_AGAIN)
 
 
 class Service(ABC):

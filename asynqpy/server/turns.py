@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from asynqpy.errors import BrokerError
-from asynqpy.server.service import cancel_until_done
+from asynqpy.server.service import CANCEL_AGAIN
 
 logger = logging.getLogger("asynqpy.server")
 
@@ -41,25 +41,32 @@ class Turns:
         self._wake()
 
     def check(self) -> None:
-        """Raise what went wrong in a turn since the last look; of several that failed, the first."""
+        """Raise what went wrong in a turn since the last look; of several failures the first, the others are logged."""
         if self._failures:
-            error, self._failures = self._failures[0], []
+            (error, *others), self._failures = self._failures, []
+            _log(others)
             raise error
 
     async def end(self) -> None:
-        """Wait for those under way. When that is cancelled, so are they; then too they have ended as this raises."""
-        jobs = list(self._under_way)
-        try:
-            if jobs:
-                await asyncio.wait(jobs)
-        finally:
-            for job in jobs:
-                await cancel_until_done(job)
-            self._log_failures()
-
-    def _log_failures(self) -> None:
+        """Wait for those under way. When that is cancelled, so are they, until they have ended; then it raises."""
+        cancelled: asyncio.CancelledError | None = None
+        while self._under_way:
+            try:
+                timeout = None if cancelled is None else CANCEL_AGAIN
+                await asyncio.wait(self._under_way, timeout=timeout)
+            except asyncio.CancelledError as error:
+                cancelled = error
+            if cancelled is not None:
+                for job in self._under_way:
+                    job.cancel()
         failures, self._failures = self._failures, []
-        for error in failures:
-            expected = isinstance(error, BrokerError | asyncio.CancelledError)
-            level = logging.DEBUG if expected else logging.ERROR
-            logger.log(level, "a turn failed: %s", error, exc_info=error)
+        _log(failures)
+        if cancelled is not None:
+            raise cancelled
+
+
+def _log(failures: Sequence[BaseException]) -> None:
+    for error in failures:
+        expected = isinstance(error, BrokerError | asyncio.CancelledError)
+        level = logging.DEBUG if expected else logging.ERROR
+        logger.log(level, "a turn failed: %s", error, exc_info=error)

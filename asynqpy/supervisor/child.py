@@ -18,6 +18,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 from asynqpy.server.census import census
 from asynqpy.server.signals import relay
@@ -111,7 +113,17 @@ def main(descriptor: str, log_prefix: str, target: str) -> None:
     except TargetError as error:
         line.tell(Report(refused=str(error)))
         sys.exit(REFUSED)
-    asyncio.run(entry_point())
+    _run(entry_point())
+
+
+def _run(main: Coroutine[Any, Any, object]) -> None:
+    """On uvloop, where it is installed: who installs the extra wants its speed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
 
 
 def _prefix_log(prefix: str) -> None:

@@ -33,8 +33,8 @@ class Supervisor:
 
     ``target`` is ``package.module:function``: an ``async def`` without arguments that runs a ``Server``, such as
     ``await Server(...).run(mux)``. Each process is a fresh interpreter that imports it, with the current directory on
-    its path, and runs it by ``asyncio.run``. So each has a server of its own, and ``concurrency`` is that of one
-    process. In its environment ``ASYNQPY_PROCESS`` is its number, from 1.
+    its path, and runs it by ``asyncio.run``, or by ``uvloop.run`` where that is installed. So each has a server of its
+    own, and ``concurrency`` is that of one process. In its environment ``ASYNQPY_PROCESS`` is its number, from 1.
 
     A process that ends, however, is started again: at once the first time, then with a delay that doubles from 1 to
     30 s until one has lived for a minute. Should the supervisor die, its processes shut down.

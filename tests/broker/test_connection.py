@@ -32,8 +32,10 @@ ENCODED = "p%40ss%2Fw%3Ard"
 
 
 async def write_and_read(connection: Connection) -> bytes:
+    """One by redis-py, the other by our own exchange."""
     await connection.client.execute_command("SET", "key", "value")
-    value: bytes = await connection.client.execute_command("GET", "key")
+    (value,) = await connection.exchange.send([("GET", "key")])
+    assert isinstance(value, bytes)
     return value
 
 
@@ -152,6 +154,16 @@ async def test_tls_is_used_with_a_certificate_that_is_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
     assert await use(f"rediss://{HOST}:{tls[0]}") == b"value"
+
+
+async def test_tls_carries_large_commands_and_answers(
+    tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls[1]))
+    connection = Connection.open(f"rediss://{HOST}:{tls[0]}")
+    texts = [bytes([letter]) * 3_000_000 for letter in b"abc"]
+    assert await connection.exchange.send([("ECHO", text) for text in texts]) == texts
+    await connection.close()
 
 
 async def test_tls_takes_a_certificate_for_its_own_host_only(

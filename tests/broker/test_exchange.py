@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ConnectionError, ResponseError, TimeoutError
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError, TimeoutError
 
 from asynqpy.broker import exchange as module
 from asynqpy.broker.connection import Connection
@@ -104,7 +104,7 @@ async def test_exchanges_at_once_have_a_connection_each_and_keep_their_answers_a
 
 
 async def test_a_connection_that_was_given_up_is_not_used_again(
-    through_proxy: DirectExchange, proxy: RedisProxy
+    through_proxy: DirectExchange, proxy: RedisProxy, redis: Redis
 ) -> None:
     """Its answer would be taken for that of the next command."""
     await through_proxy.send([("PING",)])
@@ -115,6 +115,11 @@ async def test_a_connection_that_was_given_up_is_not_used_again(
         await waiting
     assert await through_proxy.send([("ECHO", "mine")]) == [b"mine"]
     assert proxy.connections == 2
+
+    async def is_none_blocked() -> bool:
+        return not (await redis.info("clients"))["blocked_clients"]
+
+    await eventually(is_none_blocked)  # it was closed
 
 
 async def test_a_connection_that_redis_closed_while_idle_is_noticed_before_anything_is_sent(
@@ -187,6 +192,20 @@ async def test_close_ends_what_is_under_way(direct: DirectExchange, redis: Redis
         await waiting
     assert not direct._idle
     assert not direct._talking
+
+
+async def test_close_may_be_repeated_at_any_moment_of_a_connect(proxy: RedisProxy) -> None:
+    for turns in range(6):
+        connection = Connection.open(proxy.url)
+        sending = asyncio.create_task(connection.exchange.send([("PING",)]))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await connection.exchange.close()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await connection.exchange.close()
+        await asyncio.gather(sending, return_exceptions=True)
+        await connection.close()
 
 
 @pytest.mark.parametrize("turns", range(12))
@@ -322,37 +341,60 @@ async def test_no_commands_have_no_answers(direct: DirectExchange) -> None:
     assert await direct.send([]) == []
 
 
-async def test_what_the_network_takes_slowly_has_its_time(
-    redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """16 MB at some 20 MB/s, under a time-out of 0.4 s for each answer."""
-    monkeypatch.setattr("asynqpy.broker.redis_client.SOCKET_TIMEOUT", 0.4)
+class Channel(module._Channel):
+    """One without a network: a test says how much is unsent, and what time it is."""
 
-    ended = asyncio.Event()
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_open, self.left, self.now = True, 0, 100.0
+        self.looks: list[float] = []
 
-    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        redis_reader, redis_writer = await asyncio.open_connection(HOST, redis_server.port)
-        back = asyncio.create_task(pass_on(redis_reader, writer, 0.0))
-        await pass_on(reader, redis_writer, 0.003)
-        redis_writer.close()
-        await back
+    def write(self, data: bytes) -> None:
+        self.left = len(data)
+
+    def unsent(self) -> int:
+        return self.left
+
+    def _look_in(self, delay: float, timeout: float) -> None:
+        self.looks.append(round(delay, 6))
+
+
+async def test_what_the_network_takes_slowly_has_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = Channel()
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "time", lambda: channel.now)
+    asking = asyncio.ensure_future(channel.ask([("SET", "k", "x" * 1_000)], None, 5.0))
+    await asyncio.sleep(0)
+    for left in (900, 100, 0):  # of which some has gone since the last look
+        channel.left, channel.now = left, channel.now + 5.0
+        channel._look(5.0)
+    channel.now += 2.0
+    channel._look(5.0)
+    assert channel.looks == [5.0, 5.0, 5.0, 5.0, 3.0]
+    channel.now += 3.0
+    channel._look(5.0)
+    with pytest.raises(TimeoutError, match=r"5\.0 s"):
+        await asking
+
+
+async def test_a_redis_that_does_not_know_us_any_more_is_asked_on_a_new_connection() -> None:
+    answers = [b"-NOAUTH Authentication required.\r\n", b"+fine\r\n"]
+    ended = asyncio.Semaphore(0)
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await until_closed(reader):
+            writer.write(answers.pop(0) if b"ECHO" in asked else b"+OK\r\n" * asked.count(b"*"))
         writer.close()
-        ended.set()
+        ended.release()
 
-    async def pass_on(
-        source: asyncio.StreamReader, target: asyncio.StreamWriter, pause: float
-    ) -> None:
-        while data := await until_closed(source):
-            target.write(data)
-            await target.drain()
-            await asyncio.sleep(pause)
-
-    async with await asyncio.start_server(trickle, HOST, 0) as slow:
-        connection = Connection.open(f"redis://{HOST}:{slow.sockets[0].getsockname()[1]}/0")
-        commands: list[Command] = [("STRLEN", "x" * 1_000_000)] * 16
-        assert await connection.exchange.send(commands) == [0] * 16
+    async with await asyncio.start_server(speak, HOST, 0) as server:
+        connection = Connection.open(f"redis://{HOST}:{server.sockets[0].getsockname()[1]}/0")
+        with pytest.raises(AuthenticationError):
+            await connection.exchange.send([("ECHO", "x")])
+        await ended.acquire()  # the first connection is closed
+        assert await connection.exchange.send([("ECHO", "x")]) == [b"fine"]
         await connection.close()
-        await ended.wait()
+        await ended.acquire()
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:

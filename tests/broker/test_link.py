@@ -140,3 +140,24 @@ async def test_a_closed_connection_is_refused(redis_url: str) -> None:
     await connection.disconnect()
     with pytest.raises(RedisConnectionError):
         Listener.take_over(connection)
+
+
+def test_on_uvloop_it_is_the_same(redis_url: str) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def exchange() -> None:
+        link = Listener.take_over(await connected(redis_url))
+        link.write(b"PING\r\n")
+        await eventually(lambda: link.heard == [b"PONG"])
+        link.write(b"*2\r\n$4\r\nECHO\r\n$3000000\r\n" + b"x" * 3_000_000 + b"\r\n")
+        await eventually(lambda: len(link.heard) == 2)
+        assert link.unsent() == 0
+        link.write(b"CLIENT ID\r\n")
+        await eventually(lambda: len(link.heard) == 3)
+        link.write(b"CLIENT KILL ID %d SKIPME no\r\n" % link.heard[2])
+        await eventually(lambda: link.lost)
+        other = Listener.take_over(await connected(redis_url))
+        other.close()
+        await eventually(lambda: other.lost)
+
+    uvloop.run(exchange())

@@ -77,6 +77,12 @@ def test_has_more_is_what_was_left_when_last_asked(demand: Demand) -> None:
     assert not demand.has_more
 
 
+def test_nothing_is_known_to_wait_once_it_is_forgotten(demand: Demand) -> None:
+    demand.learn({"high": 2})
+    demand.forget()
+    assert (demand.waiting(), demand.has_more) == (0, False)
+
+
 def test_strictly_the_highest_queue_is_asked_until_all_of_it_is_on_its_way() -> None:
     demand = a_demand(StrictPriority({"high": 3, "low": 1}), "high", "low")
     demand.learn({"high": 5, "low": 5})

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Turn
-from asynqpy.errors import BrokerUnavailableError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from asynqpy.task import ActiveTask
 from tests.eventually import eventually
 from tests.flaky_broker import FlakyBroker
@@ -70,10 +70,11 @@ async def two_under_way(shop: Workshop, turns: HeldTurns) -> None:
     await eventually(lambda: turns.answered == len(turns.wanted))
 
 
+@pytest.mark.parametrize("concurrency", [CONCURRENCY, CONCURRENCY + 1])
 async def test_two_turns_are_under_way_and_never_more(
-    broker: FlakyBroker, redis: Redis, turns: HeldTurns
+    broker: FlakyBroker, redis: Redis, turns: HeldTurns, concurrency: int
 ) -> None:
-    shop = a_workshop(broker, concurrency=CONCURRENCY)
+    shop = a_workshop(broker, concurrency=concurrency)
     await seed_pending(redis, *messages(60))
     await two_under_way(shop, turns)
     assert await shop.processor.tick() == math.inf
@@ -202,6 +203,45 @@ async def test_outcomes_and_tasks_of_turns_whose_answers_were_lost_come_back(
     assert shop.runs.held() == {}
     assert shop.runs.granted() == []
     assert await invariants(redis) == []
+
+
+async def test_turns_that_go_on_failing_are_tried_ever_more_slowly(
+    broker: FlakyBroker, redis: Redis, turns: HeldTurns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = a_workshop(broker, concurrency=CONCURRENCY)
+    await seed_pending(redis, *messages(60))
+    await shop.processor.tick()
+    await eventually(lambda: not len(shop.runs))
+    failures = []
+
+    async def fail(*args: object) -> Turn:
+        failures.append(len(shop.processor._turns))
+        raise BrokerError("no")
+
+    monkeypatch.setattr(broker, "turn", fail)
+    await shop.processor.tick()  # leaves a turn that fails
+    await eventually(lambda: not shop.processor._turns)
+    for _ in range(3):
+        with pytest.raises(BrokerError):
+            await shop.processor.tick()
+    # One more beside the first, and then none that is not waited for.
+    assert failures[1:] == [0] * (len(failures) - 1)
+
+
+async def test_a_queue_that_could_not_be_asked_has_nothing_waiting_as_far_as_is_known(
+    broker: FlakyBroker, redis: Redis
+) -> None:
+    shop = a_workshop(broker, concurrency=2, queues={"default": 1, "low": 1})
+    for queue in ("default", "low"):
+        await seed_pending(redis, *messages(20, queue=queue))
+    await shop.processor.tick()
+    await ask(redis, "DEL", key("low", "pending"))
+    await ask(redis, "SET", key("low", "pending"), "junk")
+    before = shop.processor._demand.waiting()
+    await eventually(lambda: not len(shop.runs))
+    await shop.processor.tick()
+    assert shop.processor._demand.waiting() < before - 10
+    await shop.processor.drain(60)
 
 
 async def test_while_answers_are_under_way_their_leases_are_held(

@@ -199,3 +199,20 @@ async def test_last_outcomes_are_offered_once_more_and_then_left_to_recovery(
     broker.up()
     await shop.processor.finish()
     assert await states(redis, "t1") == [""]
+
+
+async def test_what_a_lost_dequeue_took_late_goes_back_at_the_stop(
+    broker: FlakyBroker, redis: Redis
+) -> None:
+    """The next attempt to put it back would be due in a second, when nobody is there any more."""
+    shop = a_workshop(broker)
+    grants = broker.grant(["default"])
+    shop.processor._lost_grants.add(grants)
+    await shop.processor._lost_grants.put_back(broker)
+    await seed_pending(redis, *messages(2))
+    await broker.turn([], {"default": 2}, grants)
+    shop.processor.stop_fetching()
+    shop.processor.start()
+    await shop.processor.stop()
+    assert sorted(await listed(redis, "pending")) == ["t0", "t1"]
+    assert await invariants(redis) == []

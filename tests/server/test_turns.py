@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 
 from asynqpy.errors import BrokerError, BrokerUnavailableError
+from asynqpy.server import turns as module
 from asynqpy.server.turns import Turns
 from tests.eventually import eventually
 
@@ -43,7 +45,9 @@ async def test_a_turn_has_begun_when_start_returns_and_wakes_as_it_ends() -> Non
     assert len(turns) == 0
 
 
-async def test_what_went_wrong_is_raised_once_and_of_several_the_first() -> None:
+async def test_what_went_wrong_is_raised_once_and_of_several_the_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     book = Book()
     turns = Turns(book.wake)
     errors = [BrokerUnavailableError("first"), ValueError("second")]
@@ -55,6 +59,7 @@ async def test_what_went_wrong_is_raised_once_and_of_several_the_first() -> None
     with pytest.raises(BrokerUnavailableError, match="first"):
         turns.check()
     turns.check()
+    assert "a turn failed: second" in caplog.text
 
 
 async def test_a_turn_that_somebody_cancelled_is_told_as_such() -> None:
@@ -81,6 +86,34 @@ async def test_a_cancelled_end_cancels_them_and_leaves_none() -> None:
         await ending
     assert {"one ended", "two ended"} < set(book.lines)
     assert len(turns) == 0
+
+
+async def test_an_end_that_is_cancelled_again_still_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """redis-py loses a cancellation while it connects."""
+    monkeypatch.setattr(module, "CANCEL_AGAIN", 0.01)
+    told: list[str] = []
+
+    async def deaf_once(name: str) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append(name)
+
+    turns = Turns(lambda: None)
+    for name in ("one", "two"):
+        await turns.start(deaf_once(name))
+    ending = asyncio.create_task(turns.end())
+    await asyncio.sleep(0)
+    ending.cancel()
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert (sorted(told), len(turns)) == (["one", "two"], 0)
 
 
 async def test_a_start_that_is_cancelled_at_once_has_begun_the_turn_all_the_same() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
+import sys
 import time
 
 import pytest
@@ -94,3 +96,20 @@ def test_supervisor_that_ended_with_reports_unread_is_gone_too(
         with pytest.raises(Ended):
             line.keep_talking()
     assert sent == [signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_runs_on_uvloop_where_that_is_installed(
+    is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = []
+
+    async def main() -> None:
+        loops.append(type(asyncio.get_running_loop()).__module__)
+
+    if is_installed:
+        pytest.importorskip("uvloop")
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    child._run(main())
+    assert [name.partition(".")[0] for name in loops] == ["uvloop" if is_installed else "asyncio"]
