@@ -239,7 +239,7 @@ async def test_cancellation_that_a_library_swallowed_is_repeated(
             await asyncio.Event().wait()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(service_module, "_CANCEL_AGAIN", 0.001)
+    monkeypatch.setattr(service_module, "CANCEL_AGAIN", 0.001)
     service = Swallowing(swallows)
     service.start()
     await eventually(lambda: service.ticks == 1)
@@ -274,7 +274,7 @@ async def test_stop_that_loses_its_patience_cancels_a_tick_and_a_finish_that_han
             if finish_hangs:
                 await asyncio.Event().wait()
 
-    monkeypatch.setattr(service_module, "_CANCEL_AGAIN", 0.01)
+    monkeypatch.setattr(service_module, "CANCEL_AGAIN", 0.01)
     service = Hanging(asyncio.Event().wait)
     service.start()
     await eventually(lambda: service.ticks == 1)
