@@ -67,6 +67,14 @@ def put_four(box: Outbox) -> list[asyncio.Task[Answer]]:
     return [asyncio.create_task(box.put(new_task(name, token=name))) for name in "abcd"]
 
 
+async def put_four_of_which_two_are_answered(
+    half: HalfAnswered, unanswered: Unanswered
+) -> list[asyncio.Task[Answer]]:
+    calls = put_four(Outbox(half, unanswered))
+    await asyncio.wait(calls[:2])
+    return calls
+
+
 async def test_callers_of_the_first_part_go_on_while_the_second_is_on_its_way(
     half: HalfAnswered,
 ) -> None:
@@ -85,8 +93,7 @@ async def test_connection_that_fails_after_the_first_part_is_no_matter_of_its_ca
     half: HalfAnswered,
 ) -> None:
     unanswered = Unanswered()
-    calls = put_four(Outbox(half, unanswered))
-    await asyncio.wait(calls[:2])
+    calls = await put_four_of_which_two_are_answered(half, unanswered)
     half.error = BrokerUnavailableError("away")
     half.released.set()
     assert await asyncio.gather(*calls) == [None, None, half.error, half.error]
@@ -97,8 +104,7 @@ async def test_last_caller_of_the_second_part_that_is_cancelled_ends_the_send(
     half: HalfAnswered,
 ) -> None:
     unanswered = Unanswered()
-    calls = put_four(Outbox(half, unanswered))
-    await asyncio.wait(calls[:2])
+    calls = await put_four_of_which_two_are_answered(half, unanswered)
     calls[2].cancel()
     await asyncio.wait(calls[2:3])
     assert "asynqpy:enqueue" in {task.get_name() for task in others()}

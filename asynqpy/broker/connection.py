@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import redis.cluster
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asynqpy import embedded
@@ -123,7 +124,7 @@ class Connection:
                 await pool.disconnect()
         finally:  # which waits, and may be cancelled
             for pool in pools:
-                await _hang_up(pool)
+                await _hang_up([*pool._available_connections, *pool._in_use_connections])
 
 
 async def _close_cluster(client: RedisCluster) -> None:
@@ -132,13 +133,12 @@ async def _close_cluster(client: RedisCluster) -> None:
     finally:
         nodes = client.nodes_manager
         for node in [*nodes.nodes_cache.values(), *nodes.startup_nodes.values()]:
-            for connection in node._connections:
-                await connection.disconnect(nowait=True)
+            await _hang_up(node._connections)
 
 
-async def _hang_up(pool: ConnectionPool) -> None:
+async def _hang_up(connections: Iterable[AbstractConnection]) -> None:
     """Close what is open yet, and do not wait."""
-    for connection in [*pool._available_connections, *pool._in_use_connections]:
+    for connection in connections:
         await connection.disconnect(nowait=True)
 
 

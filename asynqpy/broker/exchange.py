@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from asynqpy.broker.link import Link
+from asynqpy.broker.link import CLOSED, Link
 
 Word: TypeAlias = str | bytes | int | float
 Command: TypeAlias = tuple[Word, ...]
@@ -189,7 +189,7 @@ class _Channel(Link):
     ) -> list[Any]:
         """As ``Exchange.send``; Redis has ``timeout`` s for each reply. After an error it is of no use any more."""
         if not self.is_open:
-            raise RedisConnectionError("Connection closed by server.")
+            raise RedisConnectionError(CLOSED)
         loop = asyncio.get_running_loop()
         self._commands, self._told, self._replies = commands, told, []
         answer: asyncio.Future[list[Any]] = loop.create_future()

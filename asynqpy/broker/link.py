@@ -15,6 +15,9 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
 
+#: In redis-py's words.
+CLOSED = "Connection closed by server."
+
 #: What the parser gives while a reply is incomplete; RESP3 has a ``false`` of its own.
 _INCOMPLETE = object()
 
@@ -51,7 +54,7 @@ class Link(asyncio.Protocol, ABC):
         link = cls()
         reader, writer = connection._reader, connection._writer
         if reader is None or writer is None or not _is_quiet(reader):
-            raise RedisConnectionError("Connection closed by server.")
+            raise RedisConnectionError(CLOSED)
         parse_error = connection._parser.parse_error
         link._parser = hiredis.Reader(
             protocolError=InvalidResponse, replyError=parse_error, notEnoughData=_INCOMPLETE
@@ -101,7 +104,7 @@ class Link(asyncio.Protocol, ABC):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
-        text = "Connection closed by server." if error is None else f"Connection lost: {error}"
+        text = CLOSED if error is None else f"Connection lost: {error}"
         self._lost(RedisConnectionError(text))
 
 

@@ -34,7 +34,6 @@ _PLAIN_WORDS, _ALL_WORDS = 2, 6
 #: Most bytes of messages in one script call, unless a single one is larger: other clients wait while Redis reads them.
 _MAX_BYTES = 4 * 1024 * 1024
 
-
 #: Fewest tasks of one part, where many are sent in parts.
 _FEWEST = 16
 
@@ -102,7 +101,7 @@ def enqueue_batches(
         for entrance, places in by_key(tasks, _entrance, size)
         for part in _within_bytes(places, encoded)
     ]
-    leads = len(cut) > 1 and len(cut) > len({entrance for entrance, _ in cut})
+    leads = len(cut) > len({entrance for entrance, _ in cut})
     batches: list[Batch[AsynqError | None]] = []
     for (queue, state, group), part in cut:
         script_keys = [_container(queue, state, group), keys.groups(queue)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -123,18 +123,19 @@ class Stage:
     ) -> None:
         """Wait until each of these tasks has started so many times; ``TimeoutError`` when they have not."""
         waiting = list(task_ids)
-        async with asyncio.timeout(within):
-            while waiting:
-                self.ledger.update()
-                waiting = [t for t in waiting if len(self.ledger.tasks[t].runs) < runs]
-                await asyncio.sleep(0.05)
+        tasks = self.ledger.tasks
+        await self._until(lambda: all(len(tasks[it].runs) >= runs for it in waiting), within)
 
     async def until_busy(self, worker: Worker, runs: int, within: float = 30.0) -> None:
         """Wait until so many tasks run at this worker; ``TimeoutError`` when they do not."""
+        await self._until(lambda: self.ledger.running(worker.pid) >= runs, within)
+
+    async def _until(self, is_so: Callable[[], bool], within: float) -> None:
+        """Wait until the ledger says so; ``TimeoutError`` when it does not."""
         async with asyncio.timeout(within):
             while True:
                 self.ledger.update()
-                if self.ledger.running(worker.pid) >= runs:
+                if is_so():
                     return
                 await asyncio.sleep(0.05)
 

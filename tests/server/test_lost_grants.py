@@ -20,6 +20,15 @@ async def take(broker: FlakyBroker, count: int = 2) -> list[Grant]:
     return grants
 
 
+async def taken_late(lost: LostGrants, broker: FlakyBroker, redis: Redis) -> None:
+    """A dequeue of two tasks that reaches Redis after the first attempt to put back what it took."""
+    grants = broker.grant(["default"])
+    lost.add(grants)
+    await lost.put_back(broker)
+    await seed_pending(redis, *messages(2))
+    await broker.turn([], {"default": 2}, grants)
+
+
 async def test_what_was_taken_goes_back_at_once(
     broker: FlakyBroker, redis: Redis, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -36,11 +45,8 @@ async def test_what_was_taken_goes_back_at_once(
 async def test_dequeue_that_reaches_redis_later_is_put_back_then(
     broker: FlakyBroker, redis: Redis, clock: FakeClock
 ) -> None:
-    lost, grants = LostGrants(clock=clock), broker.grant(["default"])
-    lost.add(grants)
-    await lost.put_back(broker)
-    await seed_pending(redis, *messages(2))
-    await broker.turn([], {"default": 2}, grants)
+    lost = LostGrants(clock=clock)
+    await taken_late(lost, broker, redis)
     clock.advance(lost.next_due())
     await lost.put_back(broker)
     assert sorted(await listed(redis, "pending")) == ["t0", "t1"]
@@ -49,11 +55,8 @@ async def test_dequeue_that_reaches_redis_later_is_put_back_then(
 async def test_the_last_attempt_before_a_stop_does_not_wait_to_be_due(
     broker: FlakyBroker, redis: Redis, clock: FakeClock
 ) -> None:
-    lost, grants = LostGrants(clock=clock), broker.grant(["default"])
-    lost.add(grants)
-    await lost.put_back(broker)
-    await seed_pending(redis, *messages(2))
-    await broker.turn([], {"default": 2}, grants)
+    lost = LostGrants(clock=clock)
+    await taken_late(lost, broker, redis)
     await lost.put_back(broker)
     assert len(await listed(redis, "active")) == 2
     await lost.put_back(broker, everything=True)

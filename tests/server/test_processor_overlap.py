@@ -60,6 +60,13 @@ def turns(broker: FlakyBroker, monkeypatch: pytest.MonkeyPatch) -> HeldTurns:
     return HeldTurns(broker, monkeypatch)
 
 
+async def eight_ended(shop: Workshop, redis: Redis) -> None:
+    """Of sixty tasks; their outcomes are still to be written."""
+    await seed_pending(redis, *messages(60))
+    await shop.processor.tick()
+    await eventually(lambda: not len(shop.runs))
+
+
 async def two_under_way(shop: Workshop, turns: HeldTurns) -> None:
     """Eight tasks have ended; one turn that writes their outcomes is under way, and another. Redis has answered."""
     await shop.processor.tick()
@@ -184,9 +191,7 @@ async def test_outcomes_and_tasks_of_turns_whose_answers_were_lost_come_back(
         handled[task.id] += 1
 
     shop = a_workshop(broker, handler, concurrency=CONCURRENCY)
-    await seed_pending(redis, *messages(60))
-    await shop.processor.tick()
-    await eventually(lambda: not len(shop.runs))
+    await eight_ended(shop, redis)
     broker.lose_answers()
     await shop.processor.tick()
     await shop.processor.tick()
@@ -209,9 +214,7 @@ async def test_turns_that_go_on_failing_are_tried_ever_more_slowly(
     broker: FlakyBroker, redis: Redis, turns: HeldTurns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop = a_workshop(broker, concurrency=CONCURRENCY)
-    await seed_pending(redis, *messages(60))
-    await shop.processor.tick()
-    await eventually(lambda: not len(shop.runs))
+    await eight_ended(shop, redis)
     failures = []
 
     async def fail(*args: object) -> Turn:

@@ -24,6 +24,7 @@ from tests.redis_state import (
 from tests.server.gate import Gate
 from tests.server.parts import a_workshop
 from tests.server.servers import left_behind
+from tests.server.test_lost_grants import taken_late
 
 
 async def test_nothing_is_taken_after_stop_fetching_and_what_runs_is_settled(
@@ -206,11 +207,7 @@ async def test_what_a_lost_dequeue_took_late_goes_back_at_the_stop(
 ) -> None:
     """The next attempt to put it back would be due in a second, when nobody is there any more."""
     shop = a_workshop(broker)
-    grants = broker.grant(["default"])
-    shop.processor._lost_grants.add(grants)
-    await shop.processor._lost_grants.put_back(broker)
-    await seed_pending(redis, *messages(2))
-    await broker.turn([], {"default": 2}, grants)
+    await taken_late(shop.processor._lost_grants, broker, redis)
     shop.processor.stop_fetching()
     shop.processor.start()
     await shop.processor.stop()
