@@ -12,7 +12,7 @@ PROTO_VENV := .venv-proto
 PROTOC_PACKAGES := 'grpcio-tools==1.62.3' 'setuptools<81'
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types layers proto chaos bench bench-full clean
+.PHONY: help install demo test test-redis check lint types layers proto chaos bench bench-full clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ demo: $(INSTALLED) ## Watch a worker and a producer for about a quarter of a min
 
 test: $(INSTALLED) ## Run the tests, or those named: make test ARGS='tests/test_client.py -x'
 	$(BIN)/python -m pytest $(ARGS)
+
+# Benchmarks and chaos start servers of their own, in shapes of their own.
+test-redis: $(INSTALLED) ## The same on another Redis: make test-redis KIND=sentinel, cluster, tls or valkey
+	@test -n '$(KIND)' || { echo 'which Redis? make test-redis KIND=sentinel, cluster, tls or valkey' >&2; exit 1; }
+	ASYNQPY_TEST_REDIS=$(KIND) $(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/chaos $(ARGS)
 
 check: lint types layers test ## Everything that CI runs
 
@@ -62,7 +67,7 @@ $(PROTO_VENV)/.installed: Makefile
 	$(PROTO_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PROTOC_PACKAGES)
 	@touch $@
 
-chaos: $(INSTALLED) ## Faults under load, in full (about an hour); or: make chaos ARGS='--scenario kills --size ci'
+chaos: $(INSTALLED) ## Faults under load, in full (about an hour and a half); or: make chaos ARGS='--scenario kills --size ci'
 	$(BIN)/python -m tests.chaos --size long --out build/chaos $(ARGS)
 
 bench: $(INSTALLED) ## How fast it is, beside Go asynq and other queues, the short form (5 minutes)

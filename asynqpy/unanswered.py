@@ -35,7 +35,7 @@ class _Attempt:
 
 
 class Unanswered:
-    """Remembers attempts under an id of the caller's, or under a unique lock, that got no answer.
+    """Remembers attempts under an id of the caller's, or under a unique lock, that got no answer or not a full one.
 
     The same task again goes under the id and the token of that attempt, by which ``enqueue.lua`` knows it; each attempt
     is taken up once. A task with neither cannot be told from another of the same type and payload.

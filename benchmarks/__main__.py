@@ -10,6 +10,7 @@ from benchmarks import (
     latency,
     memory,
     processing,
+    topologies,
     wakeup,
 )
 from benchmarks.harness import options
@@ -26,6 +27,7 @@ QUESTIONS = {
         cpu_bound,
         memory,
         growth,
+        topologies,
     )
 }
 

@@ -1,22 +1,74 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy.embedded import find_server
 from tests.fake_clock import FakeClock
+from tests.raw_redis import raw_client
 from tests.redis_process import RedisProcess, start_redis
+from tests.replicas import Replicas, start_replicas
+from tests.topologies import common
+from tests.topologies.common import CommonRedis
+
+#: Why tests were kept on a single server, and how many of them, where the others had another shape.
+kept_single: Counter[str] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    until_end = ExitStack()
+    config.add_cleanup(until_end.close)
+    try:
+        common.shape()
+        until_end.enter_context(common.engine_on_path())
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_report_header() -> str:
+    return f"redis: {common.shape()}, by {find_server()}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if kept_single:
+        terminalreporter.section(f"on a single server: {kept_single.total()} tests")
+        for reason, count in kept_single.most_common():
+            terminalreporter.line(f"{count:4} {reason}")
 
 
 @pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisProcess]:
+def single_redis() -> Iterator[RedisProcess]:
     with start_redis() as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def common_redis(request: pytest.FixtureRequest) -> Iterator[CommonRedis]:
+    """A single server, or what ``ASYNQPY_TEST_REDIS`` asks for instead."""
+    if common.is_one_server(plain=True):
+        yield request.getfixturevalue("single_redis")
+    else:
+        with common.start_common() as redis:
+            yield redis
+
+
 @pytest.fixture
-def redis_url(redis_server: RedisProcess) -> str:
+def redis_server(request: pytest.FixtureRequest) -> CommonRedis:
+    """The common Redis; one server for tests that are marked so."""
+    marker = request.node.get_closest_marker("single_redis")
+    is_common = marker is None or common.is_one_server(marker.kwargs.get("plain", False))
+    if marker is not None and not is_common:
+        kept_single[marker.args[0]] += 1
+    server: CommonRedis = request.getfixturevalue("common_redis" if is_common else "single_redis")
+    return server
+
+
+@pytest.fixture
+def redis_url(redis_server: CommonRedis) -> str:
     """The URL of a Redis that is empty, of scripts too."""
     redis_server.ask("FLUSHALL")
     redis_server.ask("SCRIPT FLUSH")
@@ -26,8 +78,22 @@ def redis_url(redis_server: RedisProcess) -> str:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """A client of the same Redis that shows what is there: bytes, in RESP2."""
-    async with Redis.from_url(redis_url, protocol=2) as client:
+    async with raw_client(redis_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def started_replicas() -> Iterator[Replicas]:
+    with start_replicas() as replicas:
+        yield replicas
+
+
+@pytest.fixture
+def replicas(started_replicas: Replicas) -> Iterator[Replicas]:
+    """A master and its replicas, empty and in step."""
+    started_replicas.empty()
+    yield started_replicas
+    started_replicas.thaw()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ class FlakyBroker(Broker):
 
     def __init__(self, redis: RedisSource, clock: Clock | None = None, *, owner: str = "") -> None:
         super().__init__(redis, clock, owner=owner)
-        self._flaky = self._runner = _FlakyRunner(self._connection)
+        self._flaky = self._runner = self._producer._runner = _FlakyRunner(self._connection)
 
     @property
     def calls(self) -> int:
@@ -40,11 +40,15 @@ class _FlakyRunner(Runner):
     loses_answers = False
     calls = 0
 
-    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
+    async def run_all(
+        self, calls: Sequence[Call[Any]], told: Told | None = None, *, patience: float = 0.0
+    ) -> list[Any]:
         self.calls += 1
         if self.is_down:
             raise BrokerUnavailableError("down")
-        answers = await super().run_all(calls, None if self.loses_answers else told)
+        answers = await super().run_all(
+            calls, None if self.loses_answers else told, patience=patience
+        )
         if self.loses_answers:
             raise BrokerUnavailableError("the answer was lost")
         return answers

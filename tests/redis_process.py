@@ -1,4 +1,4 @@
-"""Real Redis servers for tests: one, with a sentinel, or a cluster. Each in a temporary folder.
+"""Real Redis servers for tests, each in a temporary folder; ``tests/topologies`` puts them together.
 
 The binary is the one that ``embedded://`` would run. Processes end with the test, and on Linux also
 when the test run is killed. Start them from the main thread: they end with the thread that did.
@@ -13,11 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from itertools import combinations
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -29,18 +28,32 @@ HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
 _BUS_OFFSET = 10_000  # where a cluster's node listens for the others, from its port
-_SLOTS = 16_384
 
 
 class RedisProcess:
-    """A running server. A context manager that stops it."""
+    """A running server. A context manager that stops it.
 
-    def __init__(self, args: list[str], port: int, cwd: Path | TemporaryDirectory[str]) -> None:
+    ``ask_with`` are options of redis-py with which ``ask`` connects: a password, TLS.
+    """
+
+    def __init__(
+        self,
+        args: list[str],
+        port: int,
+        cwd: Path | TemporaryDirectory[str],
+        ask_with: Mapping[str, Any] | None = None,
+    ) -> None:
         self.port = port
+        self._args = args
         self._cwd = cwd
+        self._ask_with = dict(ask_with or {})
         self._log = self.folder / f"redis-{port}.log"
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
+        self._process = self._launch(args)
+        self._is_paused = False
+
+    def _launch(self, args: list[str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
                 [find_server(), *args],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -66,16 +79,25 @@ class RedisProcess:
         return f"redis://{self.address}/0"
 
     def ask(self, *command: str) -> Any:
-        """What the server answers; it must not want a password."""
+        """What the server answers."""
         once = Retry(NoBackoff(), 0)
-        with redis.Redis(HOST, self.port, protocol=2, retry=once) as client:
+        with redis.Redis(HOST, self.port, protocol=2, retry=once, **self._ask_with) as client:
             return client.execute_command(*command)
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def is_answering(self) -> bool:
+        """Neither dead nor paused."""
+        return self.is_running and not self._is_paused
+
     def wait_until_ready(self) -> None:
-        _wait_for(self._answers, lambda: self._log.read_text(errors="replace"))
+        wait_for(self._answers, lambda: self._log.read_text(errors="replace"))
 
     def _answers(self) -> bool:
-        if self._process.poll() is not None:
+        if not self.is_running:
             raise RuntimeError(f"the server did not start:\n{self._log.read_text()}")
         try:
             # Not somebody else's, who was faster to take the port.
@@ -93,8 +115,28 @@ class RedisProcess:
         """End it as a crash would."""
         self._end(signal.SIGKILL)
 
+    def start_again(self, *more_args: str) -> None:
+        """After its end: on the same port, with the same arguments and what it has on disk.
+
+        Its folder must be one that was given.
+        """
+        if self.is_running or isinstance(self._cwd, TemporaryDirectory):
+            raise RuntimeError("it runs, or its folder has gone with it")
+        self._process = self._launch([*self._args, *more_args])
+        self.wait_until_ready()
+
+    def pause(self) -> None:
+        """Let it neither answer nor hang up, until ``resume``."""
+        self._process.send_signal(signal.SIGSTOP)
+        self._is_paused = True
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self._process.send_signal(signal.SIGCONT)
+
     def _end(self, how: signal.Signals) -> None:
         self._process.send_signal(how)
+        self.resume()
         try:
             self._process.wait(_STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -110,35 +152,29 @@ class RedisProcess:
         self.stop()
 
 
-def start_redis(*extra_args: str, port: int | None = None, cwd: Path | None = None) -> RedisProcess:
+def start_redis(
+    *extra_args: str,
+    port: int | None = None,
+    cwd: Path | None = None,
+    ask_with: Mapping[str, Any] | None = None,
+) -> RedisProcess:
     """A server that keeps nothing on disk, unless ``extra_args`` say otherwise."""
     port = port or free_port()
-    args = ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no", *extra_args]
-    return _ready(RedisProcess(args, port, cwd or _temporary_folder()))
+    args = [*redis_args(port), *extra_args]
+    return ready(RedisProcess(args, port, cwd or temporary_folder(), ask_with))
 
 
-def start_sentinel(
-    master_port: int, name: str = "mymaster", quorum: int = 1, *config: str
-) -> RedisProcess:
-    """A sentinel that watches the master; ``config`` are more lines of its configuration."""
-    port = free_port()
-    folder = _temporary_folder()
-    lines = [
-        f"port {port}",
-        f"bind {HOST}",
-        f"sentinel monitor {name} {HOST} {master_port} {quorum}",
-        *config,
-    ]
-    file = Path(folder.name, "sentinel.conf")  # which a sentinel rewrites
-    file.write_text("".join(f"{line}\n" for line in lines))
-    return _ready(RedisProcess([str(file), "--sentinel"], port, folder))
+def redis_args(port: int) -> list[str]:
+    """Those of a server that keeps nothing on disk; of two settings of a kind, the later one holds."""
+    return ["--port", str(port), "--bind", HOST, "--save", "", "--appendonly", "no"]
 
 
-def _temporary_folder() -> TemporaryDirectory[str]:
+def temporary_folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="asynqpy-test-")
 
 
-def _ready(process: RedisProcess) -> RedisProcess:
+def ready(process: _Process) -> _Process:
+    """The same, once it answers; when it does not start, it is ended and the reason raised."""
     try:
         process.wait_until_ready()
     except BaseException:
@@ -147,55 +183,7 @@ def _ready(process: RedisProcess) -> RedisProcess:
     return process
 
 
-class ClusterProcesses:
-    """The nodes of a running cluster, all of them primaries. A context manager that stops them."""
-
-    def __init__(self, nodes: list[RedisProcess]) -> None:
-        self.nodes = nodes
-
-    @property
-    def url(self) -> str:
-        return f"redis-cluster://{','.join(node.address for node in self.nodes)}"
-
-    def join(self) -> None:
-        for index, node in enumerate(self.nodes):
-            slots = range(*(_SLOTS * i // len(self.nodes) for i in (index, index + 1)))
-            node.ask("CLUSTER ADDSLOTS", *map(str, slots))
-            node.ask("CLUSTER SET-CONFIG-EPOCH", str(index + 1))
-        for one, other in combinations(self.nodes, 2):
-            one.ask("CLUSTER MEET", HOST, str(other.port))
-        _wait_for(
-            lambda: all(self._is_complete(info) for info in self._infos()),
-            lambda: f"the cluster is not complete: {self._infos()}",
-        )
-
-    def _infos(self) -> list[dict[str, str]]:
-        return [node.ask("CLUSTER INFO") for node in self.nodes]
-
-    def _is_complete(self, info: dict[str, str]) -> bool:
-        return (info["cluster_state"], info["cluster_known_nodes"]) == ("ok", str(len(self.nodes)))
-
-    def stop(self) -> None:
-        for node in self.nodes:
-            node.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def start_cluster(nodes: int = 3) -> ClusterProcesses:
-    cluster = ClusterProcesses([])
-    try:
-        for _ in range(nodes):
-            cluster.nodes.append(start_redis("--cluster-enabled", "yes"))
-        cluster.join()
-    except BaseException:
-        cluster.stop()
-        raise
-    return cluster
+_Process = TypeVar("_Process", bound=RedisProcess)
 
 
 def free_port() -> int:
@@ -212,8 +200,11 @@ def _is_free(port: int) -> bool:
         return listener.connect_ex((HOST, port)) != 0
 
 
-def _wait_for(condition: Callable[[], bool], explain: Callable[[], str]) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
+def wait_for(
+    condition: Callable[[], bool], explain: Callable[[], str], within: float = _START_TIMEOUT
+) -> None:
+    """Return once the condition holds; ``TimeoutError`` with the explanation after ``within`` s."""
+    deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(explain())

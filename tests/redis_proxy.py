@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.redis_process import HOST
+from tests.redis_process import HOST, RedisProcess
 
 
 @dataclass
@@ -36,6 +36,7 @@ class RedisProxy:
         self, redis_port: int, *, dice: random.Random | None = None, keeps_requests: bool = True
     ) -> None:
         self.redis_port = redis_port
+        self._redis_url = f"redis://{HOST}:{redis_port}/0"
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
         self._dice = dice or random.Random(0)
@@ -57,7 +58,15 @@ class RedisProxy:
 
     @property
     def url(self) -> str:
-        return f"redis://{HOST}:{self.port}/0"
+        """That of the server, but for the port."""
+        return self._redis_url.replace(f":{self.redis_port}/", f":{self.port}/")
+
+    @classmethod
+    def before(cls, server: RedisProcess, *, dice: random.Random | None = None) -> Self:
+        """One that stands before a server of the tests, which may speak TLS."""
+        proxy = cls(server.port, dice=dice)
+        proxy._redis_url = server.url
+        return proxy
 
     def cut(self) -> None:
         """Close every connection there is; new ones are served."""

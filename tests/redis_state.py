@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError
 from redis.asyncio import Redis
 
 from asynqpy.broker import asynq_pb2 as pb
+from tests.raw_redis import ask as ask
+from tests.raw_redis import keys_of
 
 Dump: TypeAlias = dict[str, Any]
 """Every key with its value: bytes, a list of bytes, a set of bytes, or a dict from bytes."""
@@ -56,11 +58,6 @@ def lock_key(
     queue: str = "default", name: str = "email:welcome:1181f89307fa271072c095747d5813cc"
 ) -> str:
     return key(queue, f"unique:{name}")
-
-
-async def ask(redis: Redis, *words: str | bytes | float) -> Any:
-    """The answer to one raw command."""
-    return await redis.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
 # Seeding. Each task is registered, gets its hash and its entry, and the lock that its message names.
@@ -212,7 +209,7 @@ _READERS: dict[bytes, tuple[str, ...]] = {
 
 async def dump(redis: Redis, pattern: str = "*") -> Dump:
     """Everything that is there; two dumps are equal when nothing has changed."""
-    names = sorted(await ask(redis, "KEYS", pattern))
+    names = await keys_of(redis, pattern)
     kinds = await _pipelined(redis, [("TYPE", name) for name in names])
     reads = [
         (_READERS[kind][0], name, *_READERS[kind][1:])

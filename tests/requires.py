@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -19,11 +20,22 @@ def need_go() -> str:
     return _need("go", "Go is not installed (no `go` in PATH)")
 
 
+def need_openssl() -> str:
+    """The path of the ``openssl`` command, likewise."""
+    return _need("openssl", "OpenSSL's command is not installed (no `openssl` in PATH)")
+
+
+def server_lacks_tls() -> NoReturn:
+    """Skips the calling test or fixture, whose server did not start because it was built without TLS."""
+    _lacks("tls", "the Redis or Valkey server is built without TLS")
+
+
 def _need(program: str, reason: str) -> str:
-    path = shutil.which(program)
-    if path is not None:
-        return path
-    if program in _required():
+    return shutil.which(program) or _lacks(program, reason)
+
+
+def _lacks(what: str, reason: str) -> NoReturn:
+    if what in _required():
         pytest.fail(f"{reason}, and {VARIABLE} asks for it", pytrace=False)
     pytest.skip(reason)
 

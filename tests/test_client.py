@@ -27,6 +27,7 @@ from asynqpy import (
 )
 from asynqpy.broker import producing
 from asynqpy.options import merge
+from tests import single
 from tests.eventually import eventually
 from tests.redis_process import RedisProcess, free_port, start_redis
 from tests.redis_state import (
@@ -267,6 +268,7 @@ async def test_outcomes_of_a_mixed_batch_come_in_the_order_of_the_tasks(
         assert await invariants(redis, queue) == []
 
 
+@single.CALLERS_CLIENT
 async def test_large_batch_is_one_round_trip_of_a_script_per_five_hundred(
     redis_server: RedisProcess, redis: Redis
 ) -> None:
@@ -282,6 +284,7 @@ async def test_large_batch_is_one_round_trip_of_a_script_per_five_hundred(
     assert await listed(redis, "pending") == [info.id for info in infos]
 
 
+@single.CALLERS_CLIENT
 async def test_round_trips_do_not_grow_with_queues_and_kinds(
     redis_server: RedisProcess, redis: Redis
 ) -> None:
@@ -358,6 +361,7 @@ def hours(monkeypatch: pytest.MonkeyPatch) -> Hours:
     return hours
 
 
+@single.OVERHEARD
 async def test_queue_is_registered_before_its_first_task(client: Client, redis: Redis) -> None:
     async with redis.monitor() as monitor:
         await client.enqueue(Task("t"), queue="low")
@@ -372,6 +376,7 @@ async def test_queue_is_registered_before_its_first_task(client: Client, redis: 
     assert await ask(redis, "SMEMBERS", "asynq:queues") == {b"low"}
 
 
+@single.COUNTED
 async def test_queue_is_not_registered_with_every_task(client: Client, redis: Redis) -> None:
     await client.enqueue(Task("t"))
     await ask(redis, "CONFIG", "RESETSTAT")
@@ -419,6 +424,7 @@ BAD_CALLS: list[tuple[list[Any], dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("tasks", "options", "error", "text"), BAD_CALLS)
+@single.COUNTED
 async def test_bad_input_is_refused_before_anything_is_sent(
     client: Client,
     redis: Redis,
@@ -558,6 +564,7 @@ async def test_client_works_again_once_redis_is_back() -> None:
         await client.close()
 
 
+@single.COUNTED
 async def test_client_closes_its_own_connections_and_may_be_closed_twice(
     redis_url: str, redis: Redis
 ) -> None:
@@ -578,6 +585,7 @@ async def test_redis_client_of_the_caller_stays_open(redis: Redis) -> None:
     assert await ask(redis, "PING") in (True, b"PONG")
 
 
+@single.COUNTED
 async def test_nothing_is_sent_before_the_first_call(redis_url: str, redis: Redis) -> None:
     await ask(redis, "CONFIG", "RESETSTAT")
     client = Client(redis_url)

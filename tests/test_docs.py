@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -167,6 +168,19 @@ def test_a_block_that_is_called_runnable_runs(block: Block, tmp_path: Path) -> N
     program = tmp_path / "program.py"
     program.write_text(block.text)
     assert run_program(program)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd")
+@pytest.mark.parametrize("block", [b for b in blocks("ini") if "[Service]" in b.text], ids=str)
+def test_systemd_finds_nothing_wrong_with_a_unit(block: Block, tmp_path: Path) -> None:
+    unit = tmp_path / "documented.service"
+    unit.write_text(
+        re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", block.text, flags=re.M)
+    )
+    command = ["systemd-analyze", "verify", unit.name]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert result.returncode == 0, result.stderr
+    assert_none(line for line in result.stderr.splitlines() if unit.name in line)
 
 
 async def test_the_worker_and_the_client_of_the_quickstart_meet(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import inspect
 
 import pytest
@@ -40,6 +41,13 @@ def test_every_error_says_what_it_means() -> None:
 def test_every_error_is_caught_as_an_asynq_error_with_its_text(name: str) -> None:
     with pytest.raises(errors.AsynqError, match=r"^what happened$"):
         raise CLASSES[name]("what happened")
+
+
+def test_copy_of_an_error_with_attributes_has_them_too() -> None:
+    error = errors.NotReplicatedError("late", task_id="a", queue="low", wanted=2, confirmed=1)
+    twin = copy.copy(error)
+    assert (str(twin), vars(twin)) == ("late", vars(error))
+    assert vars(twin) == {"task_id": "a", "queue": "low", "wanted": 2, "confirmed": 1}
 
 
 def test_bad_arguments_are_no_asynq_errors() -> None:

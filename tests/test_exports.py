@@ -36,6 +36,7 @@ PUBLIC = [
     "LeaseExpiredError",
     "MalformedMessageError",
     "Middleware",
+    "NotReplicatedError",
     "PayloadError",
     "Problem",
     "ProcessInfo",

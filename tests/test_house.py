@@ -51,6 +51,7 @@ UNPAIRED_FOLDERS = {
     "interop": "Go's asynq on the other side",
     "model": "the broker in histories of chance, against a model of it",
     "regressions": "the faults of the original, each by its number",
+    "topologies": "the tests' own servers, put together",
     "trouble": "Redis that is away, full, slow, or another than before",
 }
 

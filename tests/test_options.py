@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.options import Draft, TaskOptions, draft, merge, seconds, validate
+from asynqpy.options import (
+    Draft,
+    TaskOptions,
+    check_positive,
+    draft,
+    merge,
+    seconds,
+    validate,
+)
 
 #: Examples may take their time: the machine has other work too.
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -72,6 +80,17 @@ def test_deadline_alone_sets_no_timeout() -> None:
 def test_timeout_and_deadline_may_stand_together() -> None:
     message = message_of(timeout=5, deadline=at(60))
     assert (message.timeout, message.deadline) == (5, 1_700_000_060)
+
+
+@pytest.mark.parametrize("given", [{}, {"min_replicas": 0}, {"min_replicas": None}])
+def test_task_waits_for_no_replica_unless_it_is_told_to(given: dict[str, Any]) -> None:
+    assert a_draft(**given).task.min_replicas == 0
+
+
+def test_replicas_are_no_matter_of_the_message() -> None:
+    made = a_draft(min_replicas=2, task_id="a")
+    assert made.task.min_replicas == 2
+    assert made.task.message == message_of(task_id="a")
 
 
 def test_max_retry_zero_stays_zero() -> None:
@@ -284,6 +303,7 @@ def test_every_option_may_be_given_at_once() -> None:
         retention=0,
         group="g1",
         headers={"k": "", "": "v"},
+        min_replicas=0,
     )
     validate(options)
     assert options.keys() == TaskOptions.__annotations__.keys()
@@ -311,6 +331,8 @@ NEVER = datetime.max.replace(tzinfo=timezone(-timedelta(hours=12)))
         ({"max_retry": True}, TypeError, "max_retry must be an int, not bool"),
         ({"max_retry": "3"}, TypeError, "max_retry must be an int, not str"),
         ({"max_retry": 3.0}, TypeError, "max_retry must be an int, not float"),
+        ({"min_replicas": -1}, ValueError, "min_replicas must be between 0 and"),
+        ({"min_replicas": True}, TypeError, "min_replicas must be an int, not bool"),
         ({"timeout": -1}, ValueError, "timeout must be between 0 and 100 years, not -1"),
         ({"timeout": "5s"}, TypeError, "timeout must be a timedelta or seconds, not str"),
         ({"timeout": True}, TypeError, "timeout must be a timedelta or seconds, not bool"),
@@ -354,6 +376,17 @@ def test_deadline_that_has_passed_is_refused(offset: float) -> None:
 def test_durations_are_seconds_whatever_they_are_given_as(value: float | timedelta) -> None:
     expected = value.total_seconds() if isinstance(value, timedelta) else value
     assert seconds("timeout", value) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0.5, 0.5), (timedelta(minutes=1), 60.0)])
+def test_positive_duration_is_seconds(value: Any, expected: float) -> None:
+    assert check_positive("patience", value) == expected
+
+
+@pytest.mark.parametrize("value", [0, timedelta(0)])
+def test_positive_duration_is_more_than_nothing(value: Any) -> None:
+    with pytest.raises(ValueError, match="patience must be longer than 0"):
+        check_positive("patience", value)
 
 
 def test_ids_that_are_made_are_random_uuids_of_version_four() -> None:

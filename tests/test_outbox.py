@@ -23,8 +23,10 @@ from asynqpy.options import TaskOptions, merge
 from asynqpy.outbox import Answer, Outbox, Send
 from asynqpy.task import Task, TaskInfo
 from asynqpy.unanswered import Unanswered
+from tests import single
 from tests.broker.factories import new_task
 from tests.flaky_broker import FlakyBroker
+from tests.lines import is_line
 from tests.redis_process import RedisProcess
 from tests.redis_proxy import RedisProxy
 from tests.redis_state import ask, invariants, key, listed
@@ -71,7 +73,11 @@ def kinds(outcomes: Sequence[object]) -> list[type]:
 
 
 def others() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks() - {asyncio.current_task()}
+    return {
+        task
+        for task in asyncio.all_tasks() - {asyncio.current_task()}
+        if not is_line(task.get_name())
+    }
 
 
 async def script_calls(redis: Redis) -> int:
@@ -86,6 +92,7 @@ SCRIPTS = ("eval", "evalsha")
 
 
 @pytest.mark.parametrize(("count", "scripts"), [(31, 1), (50, 2)])
+@single.COUNTED
 async def test_calls_of_one_turn_are_one_round_trip_and_at_most_two_script_calls(
     sending: tuple[Client, HeldBroker], redis: Redis, count: int, scripts: int
 ) -> None:
@@ -136,6 +143,7 @@ async def test_queues_and_states_of_one_turn_share_the_round_trip(
     assert [await invariants(redis, queue) for queue in queues] == [[], [], []]
 
 
+@single.COUNTED
 async def test_two_thousand_calls_are_a_script_call_per_five_hundred(
     sending: tuple[Client, HeldBroker], redis: Redis
 ) -> None:
@@ -407,10 +415,11 @@ async def test_calls_that_wait_when_the_client_is_closed_end_unsent(
     assert others() == set()
 
 
+@single.PROXIED
 async def test_calls_on_their_way_when_the_client_is_closed_end_at_once(
     redis_server: RedisProcess, redis: Redis
 ) -> None:
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         client = Client(proxy.url)
         await client.enqueue(Task("t"))
         proxy.swallows_replies = True

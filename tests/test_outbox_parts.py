@@ -7,7 +7,6 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 import pytest
-import redis as blocking
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -20,8 +19,10 @@ from asynqpy.errors import BrokerUnavailableError, TaskIdConflictError
 from asynqpy.outbox import Answer, Outbox
 from asynqpy.task import Task, TaskInfo
 from asynqpy.unanswered import Unanswered
+from tests import single
 from tests.broker.factories import new_task
 from tests.redis_state import ask, invariants, listed
+from tests.topologies.common import CommonRedis
 
 
 async def together(*calls: Coroutine[Any, Any, TaskInfo]) -> list[TaskInfo | BaseException]:
@@ -149,6 +150,7 @@ async def test_list_whose_second_half_got_no_answer_knows_of_its_first(half: Hal
     assert len(unanswered) == 2
 
 
+@single.ONE_CONNECTION
 async def test_what_was_answered_before_the_connection_died_is_stored_and_the_rest_may_be_repeated(
     redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,7 +193,7 @@ async def test_order_and_list_of_queues_hold_where_redis_has_forgotten_the_scrip
 
 
 async def test_second_part_cannot_overtake_the_first_while_others_load_the_script(
-    redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    redis_server: CommonRedis, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they do when Redis has come back, between the two."""
     names = [f"{number:02}" for number in range(40)]
@@ -200,10 +202,9 @@ async def test_second_part_cannot_overtake_the_first_while_others_load_the_scrip
     def slow(channel: exchange._Channel) -> Iterator[bytes]:
         for packed in writes(channel):
             yield packed
-            with blocking.Redis.from_url(redis_url) as other:
-                # The second is answered after all that came before the first.
-                assert (other.ping(), other.ping()) == (True, True)
-                other.script_load(load("enqueue").text)
+            # The second is answered after all that came before the first.
+            assert (redis_server.ask("PING"), redis_server.ask("PING")) == (True, True)
+            redis_server.ask("SCRIPT LOAD", load("enqueue").text)
 
     async with Client(redis_url) as client:
         await client.enqueue(Task("t"), queue="warm")

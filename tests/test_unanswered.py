@@ -15,6 +15,7 @@ from asynqpy.errors import (
     BrokerFullError,
     BrokerUnavailableError,
     DuplicateTaskError,
+    NotReplicatedError,
     TaskIdConflictError,
 )
 from asynqpy.task import Task
@@ -64,6 +65,13 @@ def test_answer_ends_the_doubt(answer: Any) -> None:
     assert len(memory) == 0
     again = new_task("a", token="second")
     assert memory.resume(again) is again
+
+
+def test_task_that_too_few_replicas_have_may_be_repeated() -> None:
+    memory = Unanswered()
+    memory.note(new_task("a", token="first", min_replicas=1), NotReplicatedError())
+    again = memory.resume(new_task("a", token="second", min_replicas=2))
+    assert (again.token, again.min_replicas) == ("first", 2)
 
 
 def test_refusal_leaves_the_doubt() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from asynqpy.broker import keys
-from asynqpy.broker.key_watch import KeyWatch
+from asynqpy.broker.key_watch import Watch
 
 
 class Arrivals:
@@ -14,7 +14,7 @@ class Arrivals:
     Without a live watch, or before ``arm``, these are all.
     """
 
-    def __init__(self, watch: KeyWatch, queues: Sequence[str], arrived: Callable[[], None]) -> None:
+    def __init__(self, watch: Watch, queues: Sequence[str], arrived: Callable[[], None]) -> None:
         """``arrived()`` is called when there may be tasks in a queue that gave none when it was last asked."""
         self.promising = set(queues)
         self._watch = watch

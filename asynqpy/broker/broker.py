@@ -19,6 +19,7 @@ from asynqpy.broker import keys
 from asynqpy.broker.arrivals import Arrivals
 from asynqpy.broker.batches import MAX_BATCH, Batch, by_key, run_batches, spread
 from asynqpy.broker.cancellations import Cancellations
+from asynqpy.broker.cluster_watch import watch_of
 from asynqpy.broker.connection import Connection, RedisSource
 from asynqpy.broker.consuming import (
     Dequeued,
@@ -32,7 +33,6 @@ from asynqpy.broker.consuming import (
     stamps,
 )
 from asynqpy.broker.exchange import Word
-from asynqpy.broker.key_watch import KeyWatch
 from asynqpy.broker.maintenance import (
     Forwarded,
     container_types,
@@ -52,7 +52,8 @@ from asynqpy.broker.outcomes import (
     Settlement,
     SilentLease,
 )
-from asynqpy.broker.producing import Answered, NewTask, Registrations, early, enqueue_batches
+from asynqpy.broker.producer import REPLICATION_TIMEOUT, Producer
+from asynqpy.broker.producing import Answered, NewTask
 from asynqpy.broker.reconciliation import Reconciliation
 from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, nothing, script_call
 from asynqpy.broker.settling import settle_batches
@@ -96,20 +97,28 @@ class Broker:
     """
 
     def __init__(
-        self, redis: RedisSource | Connection, clock: Clock | None = None, *, owner: str = ""
+        self,
+        redis: RedisSource | Connection,
+        clock: Clock | None = None,
+        *,
+        owner: str = "",
+        replication_timeout: float = REPLICATION_TIMEOUT,
     ) -> None:
-        """``owner`` is the ``ServerInfo.owner`` of the server whose tasks this broker takes."""
+        """``owner`` is the ``ServerInfo.owner`` of the server whose tasks this broker takes.
+
+        Replicas have ``replication_timeout`` s to confirm new tasks that wait for them.
+        """
         self._connection = redis if isinstance(redis, Connection) else Connection.open(redis)
         self._runner = Runner(self._connection)
         self._stamps = stamps()
-        self._registrations = Registrations()
         #: When the next task of a sorted set is due (unix s), as long as the set's mark is this.
         self._delayed: dict[str, tuple[int, float]] = {}
         self._anchoring: asyncio.Task[None] | None = None
         self.owner = owner
         self.clock = clock or Clock()
+        self._producer = Producer(self._connection, self._runner, self.clock, replication_timeout)
         #: For whoever keeps it open; until then nothing is known, and every queue is asked.
-        self.key_watch = KeyWatch(self._connection)
+        self.key_watch = watch_of(self._connection)
 
     def __repr__(self) -> str:
         return f"<Broker {self._connection.description}>"
@@ -156,6 +165,10 @@ class Broker:
         redis_time = await self._runner.run(_TIME)
         return redis_time, time.perf_counter() - started
 
+    def check_waits(self) -> None:
+        """Raises ``ValueError`` where a task cannot wait for replicas: through a ``RedisCluster`` of the caller's."""
+        self._producer.check_waits()
+
     async def enqueue(
         self, tasks: Sequence[NewTask], answered: Answered | None = None, *, parts: int = 1
     ) -> list[AsynqError | None]:
@@ -164,27 +177,11 @@ class Broker:
         A reason is ``DuplicateTaskError``, ``TaskIdConflictError``, or the ``BrokerError`` of the script that was to
         store it. ``answered`` hears of tasks as soon as theirs is read, where that is possible; then it pays to send
         many in ``parts``, one after the other.
-        """
-        queues = {task.message.queue for task in tasks}
-        if not self._connection.exchange.answers_early:
-            parts = 1
-        batches = enqueue_batches(tasks, self.clock.now_ns(), parts)
-        register = self._registrations.call(queues, self._runner.doubts)
-        told = None if answered is None else early(batches, len(register), answered)
-        answers = await self._runner.run_all([*register, *(it.call for it in batches)], told)
-        if register:
-            self._registrations.note(queues, answers[0], self._runner.doubts)
-        elif late := self._registrations.call(queues, self._runner.doubts):
-            # Redis did not know our scripts any more: it may have come back empty.
-            answer = await self._answer(late[0])
-            self._registrations.note(queues, answer, self._runner.doubts)
-        return spread(batches, answers[len(register) :])
 
-    async def _answer(self, call: Call[Any]) -> object:
-        try:
-            return await self._runner.run(call)
-        except BrokerError as error:
-            return error
+        Tasks with ``min_replicas`` travel apart. If too few confirm them, the answer is ``NotReplicatedError``, and
+        they are stored. Raises ``ValueError`` for such a task through a ``RedisCluster`` of the caller's.
+        """
+        return await self._producer.enqueue(tasks, answered, parts)
 
     def now_if_kept(self) -> float | None:
         """The time, unix s, unless ``keep_clock`` is to be called first."""

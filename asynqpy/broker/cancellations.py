@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
+from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.redis_url import Endpoint
 from asynqpy.broker.scripts import Runner, command, nothing
 from asynqpy.errors import BrokerUnavailableError
 
@@ -24,33 +28,60 @@ class Cancellations:
         self._runner = Runner(connection)
         self._connection: Connection | None = None
         self._pubsub: PubSub | None = None
+        #: Of a cluster, the node that it is subscribed to.
+        self._node: Endpoint | None = None
+        self._outages = 0
         self._pinged = False
 
     async def open(self) -> None:
         """Subscribe, and return when Redis has confirmed it. Raises ``BrokerError``."""
         if self._parent.breaker.is_open:
             await self._runner.run(command("PING", read=nothing))
+        self._outages = self._parent.breaker.outages
+        cluster = self._parent.cluster
         with self._runner.errors():
-            self._connection = await self._parent.one_node()
+            self._node = None if cluster is None else random.choice(await cluster.all_nodes())
+            self._connection = await self._parent.one_node(self._node)
+            assert isinstance(self._connection.client, Redis)
             self._pubsub = self._connection.client.pubsub()
             await self._pubsub.subscribe(keys.CANCEL_CHANNEL)
             confirmation = await self._pubsub.get_message(timeout=_PING_AFTER)
         if confirmation is None:
             where = self._parent.description
             raise BrokerUnavailableError(f"Redis at {where} did not confirm the cancel channel")
+        self._refuse_after_outage()
 
     async def next(self) -> str:
         """Wait for the id of the next task to cancel. Raises ``BrokerError`` when the connection breaks."""
         assert self._pubsub is not None, "open() comes first"
         while True:
+            self._refuse_after_outage()
             with self._runner.errors():
                 message = await self._pubsub.get_message(timeout=_PING_AFTER)
             if message is None:
+                await self._refuse_a_node_that_has_left()
                 await self._ask_for_a_sign_of_life(self._pubsub)
             elif message["type"] == "message":
                 return bytes(message["data"]).decode("utf-8", "replace")
             else:
                 self._pinged = False
+
+    def _refuse_after_outage(self) -> None:
+        """Others may have been led to another Redis since, where a line that was just being made was not dropped."""
+        if self._parent.breaker.outages != self._outages:
+            where = self._parent.description
+            raise BrokerUnavailableError(f"Redis at {where} was away, and may be another now")
+
+    async def _refuse_a_node_that_has_left(self) -> None:
+        """One that was taken out of its cluster goes on answering, and hears nothing."""
+        cluster = self._parent.cluster
+        if cluster is None:
+            return
+        with self._runner.errors():
+            nodes = await cluster.all_nodes()
+        if self._node not in nodes:
+            raise BrokerUnavailableError(f"Redis at {self._node} has left its cluster, or is away")
+        cluster.distrust()  # so that the next look finds what is true now
 
     async def _ask_for_a_sign_of_life(self, pubsub: PubSub) -> None:
         if self._pinged:

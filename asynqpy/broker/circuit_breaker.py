@@ -51,6 +51,7 @@ class CircuitBreaker:
         self._lock = threading.RLock()
         self._outage = Outage(description)
         self._refuses = False
+        self._moved = ""
         self._failed_probes = 0
         self._next_probe_at = 0.0
         self._probing_since: float | None = None
@@ -82,6 +83,23 @@ class CircuitBreaker:
                 self.is_open = True
             self._refuses = refused
             self._outage.say(reason, now, certain=certain)
+
+    def moved(self, reason: str) -> None:
+        """Redis is another from now on, to be found by a probe: what was known and what was connected is void.
+
+        Told again by others, in the same words, it is no news.
+        """
+        with self._lock:
+            if reason == self._moved:
+                return
+            self._moved = reason
+            now = time.monotonic()
+            if not self.is_open:
+                self._outage.begin(now)
+                self.is_open, self._refuses = True, False
+            self._next_probe_at = now  # the last probe was of the old one
+            self._outage.move(reason)
+            self._tell()
 
     def answered(self) -> None:
         """A call that was under way when the breaker opened was answered: one connection broke, not Redis."""

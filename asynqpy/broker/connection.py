@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import sys
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -11,20 +13,23 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import SentinelConnectionPool
 
 from asynqpy import embedded
 from asynqpy.broker.circuit_breaker import breaker_of
+from asynqpy.broker.cluster_exchange import ClusterExchange
 from asynqpy.broker.exchange import DirectExchange, Exchange, PipelineExchange
+from asynqpy.broker.link import abort, leads_to
+from asynqpy.broker.master_watch import MasterPool
 from asynqpy.broker.redis_client import (
     MAX_CONNECTIONS,
+    SOCKET_TIMEOUT,
     ClusterPlan,
     Plan,
+    SentinelPlan,
     plan_of_client,
     plan_of_url,
     quicker,
 )
-from asynqpy.broker.redis_cluster import SingleShotCluster
 from asynqpy.broker.redis_url import Endpoint, parse_redis_url
 
 RedisSource: TypeAlias = str | Redis | RedisCluster
@@ -34,26 +39,34 @@ must answer bytes."""
 
 
 class Connection:
-    """A redis client for one event loop, and how to build others like it.
+    """A way to Redis for one event loop, and how to build others like it.
 
-    Commands go through its ``exchange``. The ``description`` names the address for logs and error
-    texts, and holds no secret; all connections of the process that share it share the ``breaker``.
-    Once it ``is_closed``, the client must not be used: it would connect again.
+    Commands go through its ``exchange``; a ``cluster`` also tells of its nodes. The ``description``
+    names the address for logs and error texts, and holds no secret; all connections of the process
+    that share it share the ``breaker``. Once it ``is_closed``, it must not be used: it would
+    connect again.
     """
 
-    def __init__(self, client: Redis | RedisCluster, plan: Plan, *, owned: bool) -> None:
+    def __init__(self, client: Redis | RedisCluster | None, plan: Plan) -> None:
+        """``client`` is the caller's own, if there is one."""
+        self.cluster: ClusterExchange | None = None
+        self.exchange: Exchange
+        self._owned = client is None
+        if isinstance(plan, ClusterPlan):
+            self.exchange = self.cluster = ClusterExchange(plan)
+        elif client is None:
+            client = plan.build()
+            self.exchange = DirectExchange(client)
+        if not self._owned and client is not None:
+            self.exchange = PipelineExchange(client)
+        #: Of redis-py; None for a cluster of ours.
         self.client = client
-        self.is_cluster = isinstance(client, RedisCluster)
-        self.exchange: Exchange = (
-            DirectExchange(client)
-            if owned and isinstance(client, Redis)
-            else PipelineExchange(client)
-        )
         self.description = plan.description
         self.breaker = breaker_of(plan.description)
         self.is_closed = False
         self._plan = plan
-        self._owned = owned
+        if isinstance(plan, SentinelPlan):
+            plan.watch.follow(self)
 
     @classmethod
     def open(cls, redis: RedisSource) -> Connection:
@@ -64,14 +77,10 @@ class Connection:
         """
         if not isinstance(redis, str):
             _check_client(redis)
-            return cls(redis, plan_of_client(redis), owned=False)
+            return cls(redis, plan_of_client(redis))
         if redis.lower().startswith("embedded://"):
             redis = embedded.embedded_url(redis)
-        return cls._build(plan_of_url(parse_redis_url(redis)))
-
-    @classmethod
-    def _build(cls, plan: Plan) -> Connection:
-        return cls(plan.build(), plan, owned=True)
+        return cls(None, plan_of_url(parse_redis_url(redis)))
 
     def sibling(self, *, timeout: float | None = None) -> Connection:
         """An independent connection to the same Redis, with its own pool.
@@ -79,61 +88,84 @@ class Connection:
         For another thread's event loop. It is to be closed by itself, also when this one wraps a
         client of the caller. It waits at most ``timeout`` s for Redis, or as long as this one.
         """
-        return self._build(self._plan if timeout is None else quicker(self._plan, timeout))
+        return Connection(None, self._plan if timeout is None else quicker(self._plan, timeout))
 
-    async def one_node(self) -> Connection:
-        """A sibling that can subscribe: of a cluster, to one of its nodes at random.
+    async def one_node(self, node: Endpoint | None = None) -> Connection:
+        """A sibling that can subscribe: of a cluster, to this node of it, or to one at random.
 
         A classic pub/sub channel reaches all nodes of a cluster, so any one will do; when it
         fails, the next call most likely chooses another.
         """
-        if not isinstance(self.client, RedisCluster) or not isinstance(self._plan, ClusterPlan):
+        if self.cluster is None or not isinstance(self._plan, ClusterPlan):
             return self.sibling()
-        _ = await self.client.initialize()
-        node = self.client.get_random_node()
-        return self._build(self._plan.one_node(Endpoint(node.host, int(node.port))))
+        node = node or random.choice(await self.cluster.all_nodes())
+        return Connection(None, self._plan.one_node(node))
 
     @property
     def limit(self) -> int:
         """How many calls fit through at once; one more finds no free connection."""
         if isinstance(self.client, Redis):
             return int(self.client.connection_pool.max_connections)
-        # Of a cluster this is a matter of each node; ours sees to it that they suffice.
-        return MAX_CONNECTIONS if isinstance(self.client, SingleShotCluster) else sys.maxsize
+        # Of a cluster each node gets as many at most; a caller's client looks after its own.
+        return MAX_CONNECTIONS if self._owned else sys.maxsize
+
+    @property
+    def socket_timeout(self) -> float | None:
+        """Seconds that Redis has for an answer; None is no limit."""
+        timeout: float | None = self._plan.options.get("socket_timeout", SOCKET_TIMEOUT)
+        if isinstance(self.client, Redis):
+            timeout = self.client.connection_pool.connection_kwargs.get("socket_timeout")
+        return timeout
+
+    @property
+    def routes_waits(self) -> bool:
+        """Whether a command without a key goes where the one before it went: ``WAIT`` has to."""
+        return not isinstance(self.client, RedisCluster)
 
     async def forget_idle(self) -> None:
         """Have the next calls connect anew: idle connections may be dead, or lead to a master of yesterday."""
-        if isinstance(self.client, SingleShotCluster):
-            self.client.forget_topology()
         await self.exchange.forget_idle()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop on which it talks to a master that sentinels name, once it has."""
+        if isinstance(self.exchange, PipelineExchange):
+            return self.exchange.loop
+        pool = self.client.connection_pool if isinstance(self.client, Redis) else None
+        return pool.loop if isinstance(pool, MasterPool) else None
+
+    def leads_to(self, address: Endpoint) -> bool:
+        """Whether anything is connected to it."""
+        return isinstance(
+            self.exchange, DirectExchange | PipelineExchange
+        ) and self.exchange.leads_to(address)
+
+    def hang_up(self, address: Endpoint) -> None:
+        """Drop what is connected to it: the master is another. On its event loop."""
+        if isinstance(self.exchange, DirectExchange | PipelineExchange):
+            self.exchange.hang_up(address)
+        if self._owned and isinstance(self.client, Redis):
+            for connection in list(self.client.connection_pool._in_use_connections):
+                if leads_to(connection, address):
+                    abort(connection)  # of a subscriber
 
     async def close(self) -> None:
         """Close all connections of a client that is ours, also when cancelled; leave the caller's alone. Idempotent."""
+        self.is_closed = self.is_closed or self._owned
+        if self.cluster is not None:
+            await self.cluster.close()
         if not self._owned:
             return
-        self.is_closed = True
         await self.exchange.close()
-        if isinstance(self.client, RedisCluster):
-            await _close_cluster(self.client)
+        if not isinstance(self.client, Redis):
             return
-        pools = [self.client.connection_pool]
-        if isinstance(pools[0], SentinelConnectionPool):
-            pools += [it.connection_pool for it in pools[0].sentinel_manager.sentinels]
+        pool = self.client.connection_pool
         try:
-            for pool in pools:
-                await pool.disconnect()
+            if isinstance(pool, MasterPool):
+                await pool.part()
+            await pool.disconnect()
         finally:  # which waits, and may be cancelled
-            for pool in pools:
-                await _hang_up([*pool._available_connections, *pool._in_use_connections])
-
-
-async def _close_cluster(client: RedisCluster) -> None:
-    try:
-        await client.aclose()
-    finally:
-        nodes = client.nodes_manager
-        for node in [*nodes.nodes_cache.values(), *nodes.startup_nodes.values()]:
-            await _hang_up(node._connections)
+            await _hang_up([*pool._available_connections, *pool._in_use_connections])
 
 
 async def _hang_up(connections: Iterable[AbstractConnection]) -> None:

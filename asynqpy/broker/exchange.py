@@ -11,16 +11,19 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
 import hiredis
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from asynqpy.broker.link import CLOSED, Link
+from asynqpy.broker.link import CLOSED, Link, abort, leads_to
+from asynqpy.broker.redis_url import Endpoint
 
 Word: TypeAlias = str | bytes | int | float
 Command: TypeAlias = tuple[Word, ...]
@@ -34,6 +37,11 @@ _Callbacks: TypeAlias = Mapping[str, Callable[[Any], Any]]
 #: Fewest bytes of commands that are written by themselves when answers are wanted early. Redis answers together what it
 #: reads together.
 _EARLY_BYTES = 2_048
+
+#: Seconds that a connection has to give itself up while it is made.
+_ABORT_AFTER = 0.2
+
+_CLOSED_EARLY = "closed while it connected"
 
 #: Packs a command in C; early versions of hiredis only read.
 _pack = getattr(hiredis, "pack_command", None)
@@ -70,13 +78,33 @@ class PipelineExchange:
 
     def __init__(self, client: Redis | RedisCluster) -> None:
         self._client = client
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._talking: set[Any] = set()
 
     async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
+        self.loop = self.loop or asyncio.get_running_loop()
         async with self._client.pipeline(transaction=False) as pipeline:
             for words in commands:
                 pipeline.execute_command(*words)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            self._talking.add(pipeline)
+            try:
+                replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            finally:
+                self._talking.discard(pipeline)
         return replies
+
+    def leads_to(self, address: Endpoint) -> bool:
+        """Whether a connection to it is in use here; of others the client knows."""
+        return bool(self._connections_to(address))
+
+    def hang_up(self, address: Endpoint) -> None:
+        """Drop connections to it that are in use here. Others are the client's matter."""
+        for connection in self._connections_to(address):
+            abort(connection)
+
+    def _connections_to(self, address: Endpoint) -> list[AbstractConnection]:
+        used = [getattr(pipeline, "connection", None) for pipeline in list(self._talking)]
+        return [it for it in used if it is not None and leads_to(it, address)]
 
     async def forget_idle(self) -> None:
         if isinstance(self._client, Redis):
@@ -103,7 +131,7 @@ class DirectExchange:
         self._timeout: float | None = self._pool.connection_kwargs.get("socket_timeout")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: list[_Channel] = []
-        self._connecting: set[asyncio.Timeout] = set()
+        self._connecting: dict[asyncio.Timeout, AbstractConnection] = {}
         self._talking: set[_Channel] = set()
         self._is_closed = False
 
@@ -143,29 +171,67 @@ class DirectExchange:
         return None
 
     async def _connected(self) -> _Channel:
+        limit = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as limit:
-                self._connecting.add(limit)
-                try:
-                    channel = await _Channel.connect(self._pool)
-                finally:
-                    self._connecting.discard(limit)
+            async with limit:
+                begun = partial(self._connecting.__setitem__, limit)
+                channel = await _Channel.connect(self._pool, begun)
         except TimeoutError:  # redis-py has its own for a Redis that is slow
-            raise RedisConnectionError("closed while it connected") from None
+            raise RedisConnectionError(_CLOSED_EARLY) from None
+        finally:
+            is_wanted = self._connecting.pop(limit, None) is not None
+        if not is_wanted:
+            channel.close()
+            raise RedisConnectionError(_CLOSED_EARLY)
         channel.callbacks = self._callbacks
         return channel
 
+    def leads_to(self, address: Endpoint) -> bool:
+        """Whether anything is connected to it."""
+        channels = (*list(self._idle), *list(self._talking))
+        return any(it.is_open and leads_to(it.shell, address) for it in channels)
+
+    def hang_up(self, address: Endpoint) -> None:
+        """Drop what is connected to it, or about to be; exchanges under way end with an error of redis-py's."""
+        for limit, connection in list(self._connecting.items()):
+            if leads_to(connection, address):
+                del self._connecting[limit]
+                limit.reschedule(0)
+                # Which may get lost in the handshake: of redis-py, or of ``asyncio.wait_for``.
+                asyncio.get_running_loop().call_later(_ABORT_AFTER, abort, connection)
+        for channel in (*self._idle, *self._talking):
+            if leads_to(channel.shell, address):
+                channel.close()
+
     async def forget_idle(self) -> None:
+        self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """As ``forget_idle``, without a wait."""
         while self._idle:
             self._idle.pop().close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an exchange is under way."""
+        return bool(self._talking or self._connecting)
+
+    @property
+    def heard_at(self) -> float:
+        """When any of the exchanges under way moved last, by the clock of the event loop; 0 if there is none."""
+        return max((it.moved_at() for it in self._talking), default=0.0)
+
     async def close(self) -> None:
         """What is under way ends with an error of redis-py's."""
+        self.close_at_once()
+
+    def close_at_once(self) -> None:
+        """As ``close``, without a wait."""
         self._is_closed = True
-        await self.forget_idle()
+        self.drop_idle()
         # Not by ``disconnect``: redis-py would connect again, in the midst of its own handshake.
         while self._connecting:
-            self._connecting.pop().reschedule(0)
+            self._connecting.popitem()[0].reschedule(0)
         for channel in list(self._talking):
             channel.close()
 
@@ -209,12 +275,16 @@ class _Channel(Link):
     def _look_in(self, delay: float, timeout: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay, self._look, timeout)
 
-    def _look(self, timeout: float) -> None:
-        """Each reply has its time; and a long pipeline, while the network takes some of it."""
+    def moved_at(self) -> float:
+        """When the latest reply came, or the network was seen to take something of a long pipeline."""
         now, unsent = asyncio.get_running_loop().time(), self.unsent()
         if unsent != self._unsent:
             self._heard_at, self._unsent = now, unsent
-        left = self._heard_at + timeout - now
+        return self._heard_at
+
+    def _look(self, timeout: float) -> None:
+        """Each reply has its time; and a long pipeline, while the network takes some of it."""
+        left = self.moved_at() + timeout - asyncio.get_running_loop().time()
         if left > 0:
             self._look_in(left, timeout)
         else:

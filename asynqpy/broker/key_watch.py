@@ -11,15 +11,18 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
+from typing import NoReturn, Protocol, TypeAlias
 
 from asynqpy.broker import keys
-from asynqpy.broker.batches import chunks
+from asynqpy.broker.batches import by_key, chunks
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.redis_url import Endpoint
 from asynqpy.broker.scripts import Runner, command, nothing
+from asynqpy.broker.slots import slot_of, tag_within
 from asynqpy.broker.tracking import Changes, TrackingLine
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 
@@ -42,6 +45,10 @@ _MOST_ASKED = 512
 _DIVISOR = 16
 
 
+Listener: TypeAlias = Callable[[str, bool | None], None]
+"""Told of a key whether it exists, and ``None`` when that is no longer known."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     """How many of the keys exist? A check knows (``expected``) unless one of them changes meanwhile.
@@ -54,6 +61,37 @@ class _Question:
     is_proof: bool = False
 
 
+class Watch(Protocol):
+    """What a server needs of a ``KeyWatch``, where they are described, or of a ``ClusterWatch``."""
+
+    @property
+    def is_live(self) -> bool: ...
+
+    def on_news(self, names: Iterable[str], listener: Listener) -> None: ...
+
+    def exists(self, key: str) -> bool | None: ...
+
+    def mark(self, names: Iterable[str]) -> int | None: ...
+
+    def ask(self, names: Iterable[str]) -> None: ...
+
+    async def absent(self, names: Collection[str]) -> set[str]: ...
+
+    async def open(self) -> None: ...
+
+    async def run(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a watch looks after in a cluster: the keys of one node, which has the slots that ``owns`` says yes to."""
+
+    node: Endpoint
+    owns: Callable[[int], bool]
+
+
 class KeyWatch:
     """Knows of keys that they exist, that they do not, or nothing.
 
@@ -61,10 +99,15 @@ class KeyWatch:
     takes. Otherwise it knows nothing.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        share: Share | None = None,
+        learned: Iterator[int] | None = None,
+    ) -> None:
+        """Of a cluster there must be a ``share``. ``learned`` counts keys learned, also by other watches."""
         self.is_live = False
-        #: Whether there can be one; of a cluster there would have to be one a node.
-        self.is_possible = not connection.is_cluster
+        self._share = share
         self._connection = connection
         self._runner = Runner(connection)
         self._outages = 0
@@ -74,8 +117,8 @@ class KeyWatch:
         self._absent: set[str] = set()
         #: When each was learned, in number of keys learned before.
         self._learned: dict[str, int] = {}
-        self._count = 0
-        self._listeners: dict[str, Callable[[str, bool | None], None]] = {}
+        self._count = learned or count(1)
+        self._listeners: dict[str, Listener] = {}
         self._questions: deque[_Question] = deque()
         self._being_asked: set[str] = set()
         self._all_answered = asyncio.Event()
@@ -87,9 +130,9 @@ class KeyWatch:
 
     @property
     def _name(self) -> str:
-        return f"Redis at {self._connection.description}"
+        return f"Redis at {self._share.node if self._share else self._connection.description}"
 
-    def on_news(self, names: Iterable[str], listener: Callable[[str, bool | None], None]) -> None:
+    def on_news(self, names: Iterable[str], listener: Listener) -> None:
         """Have ``listener(key, exists)`` told what becomes known, and, by ``None``, what is no longer.
 
         It is told ``None`` of all its keys when the watch goes live and when it ends. A key has one listener.
@@ -111,7 +154,15 @@ class KeyWatch:
             return
         unknown = [it for it in names if it not in self._known and it not in self._being_asked]
         self._being_asked.update(unknown)
-        self._send([_Question(part) for part in chunks(unknown, _MOST_ASKED)])
+        self._send([_Question(part) for part in self._askable(unknown)])
+
+    def _askable(self, names: Sequence[str]) -> Iterator[list[str]]:
+        """Parts that can be one question: of a cluster, the keys of one slot."""
+        if self._share is None:
+            yield from chunks(names, _MOST_ASKED)
+        else:
+            for _, places in by_key(names, slot_of, _MOST_ASKED):
+                yield [names[place] for place in places]
 
     async def absent(self, names: Collection[str]) -> set[str]:
         """Those keys of which it is known, or becomes known in a moment, that they do not exist."""
@@ -130,7 +181,9 @@ class KeyWatch:
         if self._connection.breaker.is_open:
             await self._runner.run(command("PING", read=nothing))
         self._outages = self._connection.breaker.outages
-        self._line = TrackingLine(self._connection, self._take)
+        self._line = TrackingLine(
+            self._connection, self._take, self._share.node if self._share else None
+        )
         await self._line.open()
         proof = await self._prove()
         await self._runner.run(command("DEL", proof, read=nothing))
@@ -142,9 +195,7 @@ class KeyWatch:
 
         Answers the key that was written; it goes by itself in a moment.
         """
-        token = secrets.token_hex(8)
-        # In different slots: of one node of a cluster, reached as if it were all, neither is to be had.
-        proof, canary = keys.tracking("{a}" + token), keys.tracking("{b}" + token)
+        proof, canary = self._proof_keys()
         self._proof, self._canary = proof, canary
         question = _Question([proof, canary], is_proof=True)
         self._send([question])
@@ -156,6 +207,14 @@ class KeyWatch:
         self._next_check, self._next_proof = now + _CHECK_AFTER, now + _PROVE_AFTER
         return proof
 
+    def _proof_keys(self) -> tuple[str, str]:
+        token = secrets.token_hex(8)
+        if self._share is not None:
+            tag = tag_within(self._share.owns)
+            return keys.tracking(f"{{{tag}}}{token}"), keys.tracking(f"{{{tag}}}{token}:")
+        # In different slots: of one node of a cluster, reached as if it were all, neither is to be had.
+        return keys.tracking("{a}" + token), keys.tracking("{b}" + token)
+
     async def _receive_until(self, is_done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + _PROOF_TIMEOUT
         while not is_done():
@@ -163,7 +222,7 @@ class KeyWatch:
             if not heard and time.monotonic() >= deadline and not is_done():
                 raise BrokerError(f"{self._name} agreed to tell of changes, but tells nothing")
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Keep what is known true until the line breaks; always raises ``BrokerError``."""
         while True:
             now = time.monotonic()
@@ -220,16 +279,16 @@ class KeyWatch:
         if not self._questions:
             self._all_answered.set()
 
-    def _answered(self, question: _Question, count: int) -> None:
+    def _answered(self, question: _Question, found: int) -> None:
         names = question.keys
         if question.is_proof:
             return
         if question.expected is not None:
-            self._compare(question, count)
-        elif count in (0, len(names)):
+            self._compare(question, found)
+        elif found in (0, len(names)):
             self._being_asked.difference_update(names)
             for name in names:
-                self._learn(name, count > 0)
+                self._learn(name, found > 0)
         else:
             self._send([_Question(it) for it in chunks(names, max(1, len(names) // _DIVISOR))])
 
@@ -237,8 +296,7 @@ class KeyWatch:
         self._known[name] = exists
         if not exists:
             self._absent.add(name)
-        self._count += 1
-        self._learned[name] = self._count
+        self._learned[name] = next(self._count)
         if name in self._listeners:
             self._listeners[name](name, exists)
 
@@ -272,15 +330,19 @@ class KeyWatch:
         names = list(islice(self._known, _MOST_ASKED))
         for name in names:
             self._known[name] = self._known.pop(name)  # to the end of the line
-        self._send([_Question(names or [keys.tracking("")], self._expected(names))])
+        known = [_Question(part, self._expected(part)) for part in self._askable(names)]
+        self._send(known or [_Question([self._nobodys_key()], 0)])
+
+    def _nobodys_key(self) -> str:
+        return keys.tracking("" if self._share is None else f"{{{tag_within(self._share.owns)}}}")
 
     def _expected(self, names: Sequence[str]) -> int:
         return sum(self._known[name] for name in names)
 
-    def _compare(self, question: _Question, count: int) -> None:
+    def _compare(self, question: _Question, found: int) -> None:
         names = [name for name in question.keys if name in self._known]
         is_as_asked = (
             len(names) == len(question.keys) and self._expected(names) == question.expected
         )
-        if is_as_asked and count != question.expected:
+        if is_as_asked and found != question.expected:
             raise BrokerError(f"{self._name} did not tell of a change")

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, Self, cast
 
 import hiredis
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse
+
+from asynqpy.broker.outage import CONNECTING
+from asynqpy.broker.redis_errors import Kind, kind_of
+from asynqpy.broker.redis_url import Endpoint
 
 #: In redis-py's words.
 CLOSED = "Connection closed by server."
@@ -35,12 +40,27 @@ class Link(asyncio.Protocol, ABC):
         self._writer: asyncio.StreamWriter
 
     @classmethod
-    async def connect(cls, pool: ConnectionPool) -> Self:
-        """A new connection, as this pool makes them; it is none of the pool's. Raises what redis-py raises."""
+    async def connect(
+        cls, pool: ConnectionPool, begun: Callable[[AbstractConnection], object] | None = None
+    ) -> Self:
+        """A new connection, as this pool makes them; it is none of the pool's. Raises what redis-py raises.
+
+        ``begun`` is told of it at once.
+        """
         connection: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
+        if begun is not None:
+            begun(connection)
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
             return cls.take_over(connection)
+        except RedisConnectionError as error:
+            await connection.disconnect(nowait=True)
+            if kind_of(error) is not Kind.BROKEN:
+                raise
+            # Nothing of ours was sent. A server does so that speaks TLS only, or misses a certificate.
+            when = "after the TLS handshake" if isinstance(connection, SSLConnection) else "at once"
+            text = f"Error {CONNECTING} {connection._host_error()}: it hung up {when} ({error})"
+            raise RedisConnectionError(text) from error
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
@@ -106,6 +126,17 @@ class Link(asyncio.Protocol, ABC):
         self.is_open = False
         text = CLOSED if error is None else f"Connection lost: {error}"
         self._lost(RedisConnectionError(text))
+
+
+def leads_to(connection: AbstractConnection, address: Endpoint) -> bool:
+    """Whether it is, was or will be connected to this address, as far as it knows by now."""
+    return address == (getattr(connection, "host", None), getattr(connection, "port", None))
+
+
+def abort(connection: AbstractConnection) -> None:
+    """Have a connection of redis-py's break at once, which whoever reads from it is told."""
+    if connection._writer is not None:
+        connection._writer.transport.abort()
 
 
 def _is_quiet(reader: asyncio.StreamReader) -> bool:

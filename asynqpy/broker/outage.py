@@ -3,14 +3,62 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from asynqpy.clock import Clock, instant
 from asynqpy.errors import BrokerUnavailableError
 
 logger = logging.getLogger("asynqpy.broker")
 
-#: What to do about a Redis that takes no connection.
-CHECK = "check that it runs, the address, and TLS (rediss://)"
+#: What says in an error that there was no connection yet: nothing of ours was sent.
+CONNECTING = "connecting to"
+
+#: What says in an error that a certificate was refused, which in TLS 1.3 is told when the connection seems to be there.
+CERTIFICATE_REFUSED = r"ALERT_\w*(CERTIFICATE|UNKNOWN_CA|ACCESS_DENIED|DECRYPT_ERROR)"
+
+#: What to do about a Redis that takes no connection ...
+_CHECK = "check that it runs, the address, and TLS (rediss://)"
+
+#: ... and where more is known, by what was heard of it. The first that fits counts.
+_SPECIAL_CHECKS = (
+    (
+        r"CERTIFICATE_VERIFY_FAILED.*(ostname|IP address) mismatch",
+        "its certificate bears another name: check the address, or name it with ssl_server_name",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED.*(has expired|not yet valid)",
+        "its certificate is not trusted, because of its dates: renew it, or check the clock of this host",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED",
+        "its certificate is not trusted: name the authority that signed it with ssl_ca_certs",
+    ),
+    (
+        rf"{CERTIFICATE_REFUSED}|hung up after the TLS handshake",
+        "it seems to want a client certificate, or another one: check ssl_certfile and ssl_keyfile",
+    ),
+    (
+        r"WRONG_VERSION_NUMBER|RECORD_LAYER_FAILURE|SSL handshake",
+        "it does not speak TLS at this port, or not ours: try redis:// instead of rediss://, or another port",
+    ),
+    (r"no sentinel names a master.*No such master", "check master= in the URL"),
+)
+
+
+def advice(reason: str) -> str:
+    """What to do about a Redis that takes no connection for this reason."""
+    return _special_advice(reason) or _CHECK
+
+
+def _special_advice(reason: str) -> str | None:
+    found = (it for pattern, it in _SPECIAL_CHECKS if re.search(pattern, reason, re.DOTALL))
+    return next(found, None)
+
+
+def _with_special_advice(reason: str) -> str:
+    found = _special_advice(reason)
+    return reason if found is None else f"{reason.rstrip('.')}; {found}"
+
 
 #: Seconds between two lines in the log about the same outage, or about the same sort of trouble.
 _SAY_AGAIN = 30.0
@@ -53,10 +101,16 @@ class Outage:
                 "Redis at %s is away: %s. It is tried up to twice a second until it is back; "
                 "meanwhile calls fail after about a second",
                 self.description,
-                self._reason,
+                _with_special_advice(self._reason),
             )
         else:
             self._say_broken(now)
+
+    def move(self, reason: str) -> None:
+        """Redis has become another: that counts as an outage, also in the midst of one."""
+        self._reason = reason
+        self.count += 1
+        logger.info("Redis at %s: %s", self.description, reason)
 
     def _say_again(self, now: float) -> None:
         assert self._said_at is not None
@@ -67,7 +121,7 @@ class Outage:
                 self.description,
                 now - self._began_at,
                 self.attempts,
-                self._reason,
+                _with_special_advice(self._reason),
             )
 
     def _say_broken(self, now: float) -> None:
@@ -96,7 +150,8 @@ class Outage:
     def error(self, now: float) -> BrokerUnavailableError:
         """What a call meets that was not sent."""
         since = instant(self._began_unix).strftime("%H:%M:%S")
-        hint = f"; {CHECK}" if "connecting to" in self._reason else ""
+        told = CONNECTING in self._reason or _special_advice(self._reason)
+        hint = f"; {advice(self._reason)}" if told else ""
         return BrokerUnavailableError(
             f"Redis at {self.description} has been away for {now - self._began_at:.1f} s, "
             f"since {since} UTC ({self._reason}): nothing was sent{hint}"

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ from asynqpy.errors import (
     BrokerFullError,
     BrokerUnavailableError,
     DuplicateTaskError,
+    NotReplicatedError,
     TaskIdConflictError,
 )
 
@@ -40,6 +42,9 @@ _FEWEST = 16
 #: Seconds after which a producer registers its queues again: somebody may have removed one meanwhile.
 _REGISTER_AGAIN = 60.0
 
+#: Seconds between two lines in the log about a queue that could not be registered.
+_SAY_AGAIN = 30.0
+
 #: Told the places of some tasks and the answer to each: ``None`` stored, or why it was refused.
 Answered: TypeAlias = Callable[[Sequence[int], Sequence[AsynqError | None]], None]
 
@@ -49,7 +54,7 @@ class NewTask(msgspec.Struct, frozen=True, gc=False):
 
     ``score`` is the due time of a scheduled task or the time of joining a group, unix s. ``lock_ttl`` (s) goes with
     ``message.unique_key``. ``token`` is new for each attempt to enqueue under an id of the caller's choice, and empty
-    for an id that was made for this attempt.
+    for an id that was made for this attempt. ``min_replicas`` are to have it before it counts as stored.
     """
 
     message: TaskMessage
@@ -57,6 +62,7 @@ class NewTask(msgspec.Struct, frozen=True, gc=False):
     score: int = 0
     lock_ttl: int = 0
     token: str = ""
+    min_replicas: int = 0
 
 
 class Registrations:
@@ -64,6 +70,7 @@ class Registrations:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
+        self._silent_until: dict[str, float] = {}
         self._doubts = 0
 
     def call(self, queues: set[str], doubts: int) -> list[Call[None]]:
@@ -76,15 +83,27 @@ class Registrations:
             return []
         return [command("SADD", keys.QUEUES, *sorted(queues), read=nothing)]
 
-    def note(self, queues: set[str], answer: object, doubts: int) -> None:
-        """Take in what Redis answered to the call. What was known before ``doubts`` goes with it."""
+    def note(self, queues: set[str], answer: object, doubts: int, *, has_stored: bool) -> None:
+        """Take in what Redis answered to the call, and whether it stored any task beside it.
+
+        What was known before ``doubts`` goes with it.
+        """
         self._doubts = doubts
         if isinstance(answer, BrokerFullError | BrokerUnavailableError):
-            return  # which refused their tasks as well
-        if isinstance(answer, BrokerError):
+            if has_stored:  # of a cluster, on another node than the list of queues
+                self._warn(queues, answer)
+        elif isinstance(answer, BrokerError):
             logger.error("queues %s are in no list of queues: %s", sorted(queues), answer)
         else:
             self._until |= dict.fromkeys(queues, time.monotonic() + _REGISTER_AGAIN)
+
+    def _warn(self, queues: set[str], error: BrokerError) -> None:
+        now = time.monotonic()
+        unsaid = sorted(queue for queue in queues if self._silent_until.get(queue, 0.0) <= now)
+        if unsaid:
+            self._silent_until |= dict.fromkeys(unsaid, now + _SAY_AGAIN)
+            text = "queues %s have tasks, but are in no list of queues until the next enqueue: %s"
+            logger.warning(text, unsaid, error)
 
 
 def enqueue_batches(
@@ -97,11 +116,11 @@ def enqueue_batches(
     encoded = [task.message.encode() for task in tasks]
     size = min(max(math.ceil(len(tasks) / parts), _FEWEST), MAX_BATCH)
     cut = [
-        (entrance, part)
-        for entrance, places in by_key(tasks, _entrance, size)
+        (way, part)
+        for way, places in by_key(tasks, entrance, size)
         for part in _within_bytes(places, encoded)
     ]
-    leads = len(cut) > len({entrance for entrance, _ in cut})
+    leads = len(cut) > len({way for way, _ in cut})
     batches: list[Batch[AsynqError | None]] = []
     for (queue, state, group), part in cut:
         script_keys = [_container(queue, state, group), keys.groups(queue)]
@@ -122,6 +141,35 @@ def early(batches: Sequence[Batch[AsynqError | None]], before: int, answered: An
             answered(batches[place - before].places, answers)
 
     return told
+
+
+def entrance(task: NewTask) -> tuple[str, TaskState, str]:
+    """Which container a task comes into: queue, state and group."""
+    # A delayed task remembers its group, and joins it when it is due. Go forgets it, and the task runs by itself.
+    group = "" if task.state is TaskState.PENDING else task.message.group_key
+    return task.message.queue, task.state, group
+
+
+def wait_call(min_replicas: int, seconds: float) -> Call[int]:
+    """Waits, at most so long, until so many replicas have what the calls before it wrote; answers how many do."""
+    call = command("WAIT", min_replicas, max(1, round(seconds * 1_000)), read=int)
+    return replace(call, trails=True)
+
+
+def not_replicated(
+    task: NewTask, confirmed: int | BrokerError, seconds: float
+) -> NotReplicatedError:
+    """Of a task that is stored; ``confirmed`` is the answer of ``wait_call``."""
+    message, wanted = task.message, task.min_replicas
+    stored = f"task {message.id} of queue {message.queue!r} is stored"
+    names: dict[str, Any] = {"task_id": message.id, "queue": message.queue, "wanted": wanted}
+    if isinstance(confirmed, BrokerError):
+        text = f"{stored}, but whether replicas have it is not known: {confirmed}"
+        error = NotReplicatedError(text, **names)
+        error.__cause__ = confirmed
+        return error
+    text = f"{stored}, but {confirmed} of {wanted} replicas confirmed it within {seconds:g} s"
+    return NotReplicatedError(text, **names, confirmed=confirmed)
 
 
 def _arguments(state: TaskState, tasks: Sequence[NewTask], messages: Sequence[bytes]) -> list[Word]:
@@ -150,12 +198,6 @@ def _within_bytes(places: Sequence[int], encoded: Sequence[bytes]) -> Iterator[l
             run, size = [], len(encoded[place])
         run.append(place)
     yield run
-
-
-def _entrance(task: NewTask) -> tuple[str, TaskState, str]:
-    # A delayed task remembers its group, and joins it when it is due. Go forgets it, and the task runs by itself.
-    group = "" if task.state is TaskState.PENDING else task.message.group_key
-    return task.message.queue, task.state, group
 
 
 def _container(queue: str, state: TaskState, group: str) -> str:

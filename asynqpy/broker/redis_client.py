@@ -12,25 +12,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import (
     AbstractConnection,
     Connection,
+    ConnectionPool,
     SSLConnection,
     UnixDomainSocketConnection,
 )
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import (
-    MasterNotFoundError,
     Sentinel,
     SentinelConnectionPool,
     SentinelManagedConnection,
 )
 from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
-from redis.exceptions import AuthenticationError
 
-from asynqpy.broker.redis_cluster import SingleShotCluster
+from asynqpy.broker.master_watch import MasterPool, MasterWatch
 from asynqpy.broker.redis_url import (
     ClusterUrl,
     Credentials,
@@ -40,6 +39,9 @@ from asynqpy.broker.redis_url import (
     SocketUrl,
     TcpUrl,
 )
+from asynqpy.broker.sentinel_line import ANSWER_TIMEOUT
+from asynqpy.broker.tls import SentinelTlsConnection, TlsConnection, TlsFiles
+from asynqpy.broker.tls_options import Tls
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to open a connection: two lost SYNs (1 + 2 s), and still a quick "no" for a dead host."""
@@ -88,11 +90,13 @@ class SentinelPlan:
     master: str
     sentinels: tuple[Endpoint, ...]
     sentinel_options: Options = field(repr=False)
+    watch: MasterWatch = field(default_factory=MasterWatch, repr=False, compare=False)
 
     def build(self) -> Redis:
-        pool = _BlockingSentinelPool(  # type: ignore[no-untyped-call]
+        pool = MasterPool(
             self.master,
-            _Sentinels(self.sentinels, _settings(self.sentinel_options)),
+            self.watch,
+            {sentinel: self._pool_of(sentinel) for sentinel in self.sentinels},
             max_connections=MAX_CONNECTIONS,
             timeout=POOL_TIMEOUT,
             connection_class=self.connection_class,
@@ -100,57 +104,41 @@ class SentinelPlan:
         )
         return Redis(connection_pool=pool)
 
-
-class _Sentinels(Sentinel):
-    """Sentinels whose errors are fit for a log, and say when it is the password."""
-
-    def __init__(self, endpoints: tuple[Endpoint, ...], settings: dict[str, Any]) -> None:
-        super().__init__([])  # type: ignore[no-untyped-call]
-        self.sentinels = [
-            _SentinelClient(host=it.host, port=it.port, **settings) for it in endpoints
-        ]
-
-    async def discover_master(self, service_name: str) -> Any:
-        try:
-            return await super().discover_master(service_name)
-        except MasterNotFoundError as error:
-            if "AuthenticationError" in str(error):
-                raise AuthenticationError(
-                    f"the sentinels want other credentials: {error}"
-                ) from error
-            raise
-
-
-class _SentinelClient(Redis):
-    def __repr__(self) -> str:
-        options = self.connection_pool.connection_kwargs
-        return str(Endpoint(options["host"], options["port"]))
-
-
-class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Asks the sentinels for the master, and waits for a free connection."""
+    def _pool_of(self, sentinel: Endpoint) -> ConnectionPool:
+        settings = _settings(_quicker(self.sentinel_options, ANSWER_TIMEOUT))
+        kind = _connection_class(settings)
+        return ConnectionPool(kind, host=sentinel.host, port=sentinel.port, **settings)
 
 
 @dataclass(frozen=True)
 class ClusterPlan:
-    """A cluster, found through any of its nodes."""
+    """A cluster, found through any of its nodes; ``cluster_exchange.py`` talks to them."""
 
     description: str
     nodes: tuple[Endpoint, ...]
     options: Options = field(repr=False)
 
-    def build(self) -> SingleShotCluster:
-        return SingleShotCluster(
-            limit=MAX_CONNECTIONS,
-            startup_nodes=[ClusterNode(node.host, node.port) for node in self.nodes],
-            **_settings(self.options),
-        )
+    def reached(self, announced: Endpoint) -> Endpoint:
+        """Where a node is reached that announces itself at this address."""
+        remap = self.options.get("address_remap")
+        return Endpoint(*remap(tuple(announced))) if remap else announced
 
     def one_node(self, node: Endpoint) -> SinglePlan:
         options = {"host": node.host, "port": node.port, **self.options}
-        tls = options.pop("ssl", False)
         options.pop("address_remap", None)
-        return SinglePlan(f"{node}/0", SSLConnection if tls else Connection, options)
+        return SinglePlan(f"{node}/0", _connection_class(options), options)
+
+
+def _connection_class(options: dict[str, Any]) -> type[AbstractConnection]:
+    """For an address, by these options; takes those away that say no more than this."""
+    has_tls = options.pop("ssl", False)
+    if "tls" in options:
+        return TlsConnection
+    if has_tls:
+        return SSLConnection
+    for name in [name for name in options if name.startswith("ssl")]:
+        del options[name]  # redis-py's own clients pass over them as well
+    return Connection
 
 
 Plan: TypeAlias = SinglePlan | SentinelPlan | ClusterPlan
@@ -181,34 +169,41 @@ def _settings(options: Options) -> dict[str, Any]:
 
 
 def plan_of_url(url: RedisUrl) -> Plan:
+    """Raises ``ValueError`` when a file that it names cannot be used."""
     match url:
         case TcpUrl(endpoint, db):
-            options = {"host": endpoint.host, "port": endpoint.port, "db": db, **_tcp(url)}
-            kind = SSLConnection if url.tls else Connection
-            return SinglePlan(f"{endpoint}/{db}", kind, options)
+            where = f"{endpoint}/{db}"
+            options = {"host": endpoint.host, "port": endpoint.port, "db": db}
+            options |= _tcp(url.credentials) | _spoken(url.tls, where)
+            return SinglePlan(where, TlsConnection if url.tls else Connection, options)
         case SocketUrl(path, db, credentials):
             options = {"path": path, "db": db, **_auth(credentials)}
             return SinglePlan(f"{path}?db={db}", UnixDomainSocketConnection, options)
         case SentinelUrl():
             return _sentinel_plan(url)
         case ClusterUrl(nodes, credentials):
-            options = {"socket_keepalive": True, **_auth(credentials)}
-            return ClusterPlan(f"cluster {_list(nodes)}", nodes, options)
+            where = f"cluster {_list(nodes)}"
+            return ClusterPlan(where, nodes, _tcp(credentials) | _spoken(url.tls, where))
 
 
-def _tcp(url: TcpUrl) -> Options:
-    verify = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} if url.tls else {}
-    return {"socket_keepalive": True, **verify, **_auth(url.credentials)}
+def _tcp(credentials: Credentials) -> dict[str, Any]:
+    return {"socket_keepalive": True, **_auth(credentials)}
+
+
+def _spoken(tls: Tls | None, where: str) -> dict[str, Any]:
+    return {} if tls is None else {"tls": TlsFiles(tls, where)}
 
 
 def _sentinel_plan(url: SentinelUrl) -> SentinelPlan:
+    where = f"{url.master}/{url.db} by sentinels {_list(url.sentinels)}"
+    tls = _spoken(url.tls, where)
     return SentinelPlan(
-        f"{url.master}/{url.db} by sentinels {_list(url.sentinels)}",
-        SentinelManagedConnection,
-        {"db": url.db, "socket_keepalive": True, **_auth(url.credentials)},
+        where,
+        SentinelTlsConnection if url.tls else SentinelManagedConnection,
+        {"db": url.db, **_tcp(url.credentials), **tls},
         url.master,
         url.sentinels,
-        {"socket_keepalive": True, **_auth(url.sentinel_credentials)},
+        {**_tcp(url.sentinel_credentials), **tls},
     )
 
 
@@ -281,7 +276,9 @@ def _kept(options: Options) -> dict[str, Any]:
     kept = {
         name: value
         for name, value in options.items()
-        if value is not None and (name in _KEPT or name.startswith(("socket_", "ssl")))
+        # Of TLS a None counts as well: ssl_cert_reqs=None verifies nothing.
+        if name.startswith("ssl")
+        or (value is not None and (name in _KEPT or name.startswith("socket_")))
     }
     if "username" in options or "password" in options:
         kept |= _auth(Credentials(options.get("username"), options.get("password")))

@@ -5,6 +5,7 @@
     redis-socket://[user:password@]/path[?db=n]       also spelt unix://
     redis-sentinel://[user:password@]h1[:p],h2[:p][/db]?master=name
     redis-cluster://[user:password@]h1[:p],h2[:p]
+    rediss-sentinel://…, rediss-cluster://…           the same with TLS, also to the sentinels
 
 - Ports default to 6379, those of sentinels to 26379; ``db`` defaults to 0. An IPv6 address stands
   in brackets.
@@ -13,6 +14,7 @@
   ``sentinel_username=`` and ``sentinel_password=`` in the query replace both for the sentinels;
   an empty ``sentinel_password=`` is for sentinels without one. (Go's asynq sends the URL's
   password to the sentinels only, and so cannot reach a Redis that has one.)
+- With TLS the query takes ``TLS_OPTIONS`` as well.
 
 What does not fit is a ``ValueError`` that says how to write it. It never quotes what might be a
 part of a password, such as the "port" of ``redis://user:pa/ss@host``.
@@ -25,6 +27,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote
+
+from asynqpy.broker.tls_options import TLS_OPTIONS, Tls, tls_of
 
 REDIS_PORT = 6379
 SENTINEL_PORT = 26379
@@ -54,7 +58,7 @@ class TcpUrl:
     endpoint: Endpoint
     db: int
     credentials: Credentials
-    tls: bool
+    tls: Tls | None
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,14 @@ class SentinelUrl:
     db: int
     credentials: Credentials
     sentinel_credentials: Credentials
+    tls: Tls | None
 
 
 @dataclass(frozen=True)
 class ClusterUrl:
     nodes: tuple[Endpoint, ...]
     credentials: Credentials
+    tls: Tls | None
 
 
 RedisUrl: TypeAlias = TcpUrl | SocketUrl | SentinelUrl | ClusterUrl
@@ -89,6 +95,10 @@ class _Parts:
     hosts: str
     path: str
     options: Mapping[str, str]
+
+    @property
+    def has_tls(self) -> bool:
+        return self.scheme.startswith("rediss")
 
 
 def parse_redis_url(url: str) -> RedisUrl:
@@ -134,7 +144,7 @@ def _options(query: str) -> Mapping[str, str]:
 def _parse_tcp(parts: _Parts) -> TcpUrl:
     _allow_options(parts)
     endpoint = _endpoint(parts.hosts, REDIS_PORT)
-    return TcpUrl(endpoint, _db_of_path(parts), parts.credentials, tls=parts.scheme == "rediss")
+    return TcpUrl(endpoint, _db_of_path(parts), parts.credentials, _tls(parts))
 
 
 def _parse_socket(parts: _Parts) -> SocketUrl:
@@ -155,10 +165,11 @@ def _parse_sentinel(parts: _Parts) -> SentinelUrl:
     master = parts.options.get("master")
     if not master:
         raise ValueError(
-            "Redis URL: redis-sentinel:// needs the name under which the sentinels watch the "
+            f"Redis URL: {parts.scheme}:// needs the name under which the sentinels watch the "
             "master: add ?master=name"
         )
-    return SentinelUrl(sentinels, master, db, parts.credentials, _sentinel_credentials(parts))
+    credentials, of_sentinels = parts.credentials, _sentinel_credentials(parts)
+    return SentinelUrl(sentinels, master, db, credentials, of_sentinels, _tls(parts))
 
 
 def _sentinel_credentials(parts: _Parts) -> Credentials:
@@ -174,7 +185,11 @@ def _parse_cluster(parts: _Parts) -> ClusterUrl:
     nodes = _endpoints(parts.hosts, REDIS_PORT)
     if _db_of_path(parts) != 0:
         raise ValueError("Redis URL: a cluster has database 0 only; leave the path out")
-    return ClusterUrl(nodes, parts.credentials)
+    return ClusterUrl(nodes, parts.credentials, _tls(parts))
+
+
+def _tls(parts: _Parts) -> Tls | None:
+    return tls_of(parts.options) if parts.has_tls else None
 
 
 _PARSERS: Mapping[str, Callable[[_Parts], RedisUrl]] = {
@@ -184,7 +199,11 @@ _PARSERS: Mapping[str, Callable[[_Parts], RedisUrl]] = {
     "unix": _parse_socket,
     "redis-sentinel": _parse_sentinel,
     "redis-cluster": _parse_cluster,
+    "rediss-sentinel": _parse_sentinel,
+    "rediss-cluster": _parse_cluster,
 }
+
+_SECRETS = ("ssl_password", "sentinel_password")
 
 
 def _endpoints(hosts: str, default_port: int) -> tuple[Endpoint, ...]:
@@ -220,9 +239,25 @@ def _db(text: str) -> int:
 
 
 def _allow_options(parts: _Parts, *names: str) -> None:
+    names += TLS_OPTIONS if parts.has_tls else ()
     for name in parts.options:
         if name not in names:
-            known = f"it takes {', '.join(names)}" if names else "it takes none"
-            if name == "db" and parts.scheme != "redis-cluster":
-                known += "; the database goes into the path: write /1 after the host for ?db=1"
-            raise ValueError(f"Redis URL: unknown option {name!r} for {parts.scheme}://; {known}")
+            raise ValueError(f"Redis URL: {_unknown_option(parts, name, names)}")
+
+
+def _unknown_option(parts: _Parts, name: str, names: tuple[str, ...]) -> str:
+    if name in TLS_OPTIONS:
+        return f"the option {name!r} is for TLS: {_with_tls(parts.scheme)}"
+    known = f"it takes {', '.join(names)}" if names else "it takes none"
+    if name == "db" and "cluster" not in parts.scheme:
+        known += "; the database goes into the path: write /1 after the host for ?db=1"
+    if any(secret in parts.options for secret in _SECRETS):
+        # It may be the rest of a password with an "&" in it.
+        return f"unknown option for {parts.scheme}:// (write an & in a password as %26); {known}"
+    return f"unknown option {name!r} for {parts.scheme}://; {known}"
+
+
+def _with_tls(scheme: str) -> str:
+    secure = scheme.replace("redis", "rediss", 1)
+    has_it = secure != scheme and secure in _PARSERS
+    return f"write {secure}:// for it" if has_it else "a unix socket has none"

@@ -20,7 +20,6 @@ from importlib import resources
 from typing import Any, Generic, TypeVar
 
 from redis import exceptions as redis_errors
-from redis.asyncio.cluster import RedisCluster
 
 from asynqpy.broker import keys
 from asynqpy.broker.connection import Connection
@@ -31,11 +30,19 @@ from asynqpy.broker.redis_errors import (
     AWAY,
     REFUSING,
     Kind,
+    fit_to_show,
     kind_of,
     text_of,
     translate,
 )
+from asynqpy.broker.redis_url import Endpoint
 from asynqpy.errors import BrokerError, BrokerUnavailableError
+
+#: Keys of which one is to be found whose node is there, of a cluster.
+_PROBE_KEYS = 64
+
+#: Seconds before what met a slot on the move is sent again; doubled for each time after that.
+_MOVING_PAUSE = 0.02
 
 T = TypeVar("T")
 
@@ -60,17 +67,20 @@ class Call(Generic[T]):
     """A command or a script with its arguments, and how to read the answer.
 
     ``leads``: others of the script follow that must not be run without it, as they would be if the script were loaded
-    by somebody in between. So where the order of a pipeline holds, it goes by its text.
+    by somebody in between. So where the order of a pipeline holds, it goes by its text. ``trails``: it is about the
+    scripts before it, and is sent again behind them where one was not known.
     """
 
     words: Command
     read: Callable[[Any], T]
     script: Script | None = None
     leads: bool = False
+    trails: bool = False
 
     def by_text(self) -> Command:
-        """The words that carry the script's text instead of its digest."""
-        assert self.script is not None
+        """The words that carry the script's text instead of its digest, if it is one."""
+        if self.script is None:
+            return self.words
         return ("EVAL", self.script.text, *self.words[2:])
 
 
@@ -123,16 +133,20 @@ class Runner:
                 raise answer
         return answers
 
-    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
+    async def run_all(
+        self, calls: Sequence[Call[Any]], told: Told | None = None, *, patience: float = 0.0
+    ) -> list[Any]:
         """Send all calls in one pipeline; return the answer or the ``BrokerError`` of each, in order.
 
-        ``told`` hears of each call that went well, by its place, where possible before the others are answered. Raises
-        ``BrokerError`` when the connection failed: then any of the other calls may have run.
+        ``told`` hears of each call that went well, by its place, where possible before the others are answered. What
+        meets a slot of a cluster that is being moved is tried again for ``patience`` s. Raises ``BrokerError`` when the
+        connection failed: then any of the other calls may have run.
         """
         known: dict[int, Any] = {}
         heard = None if told is None else partial(_hear, calls, known, told)
         replies = await self._send_calls(calls, heard)
         await self._resend_unknown_scripts(calls, replies)
+        await self._resend_moving(calls, replies, patience)
         return [
             known[i] if i in known else self._answer(call, reply)
             for i, (call, reply) in enumerate(zip(calls, replies, strict=True))
@@ -153,36 +167,60 @@ class Runner:
         self._doubts += known == [0]
         return replies
 
-    async def primaries(self) -> list[Any]:
+    async def primaries(self) -> Sequence[Endpoint | None]:
         """The primaries of a cluster; otherwise one nameless node. Raises ``BrokerError``."""
-        client = self._connection.client
-        if not isinstance(client, RedisCluster):
+        cluster = self._connection.cluster
+        if cluster is None:
             return [None]
-        await self.run(command("PING", read=nothing))  # waits where it must, and finds the nodes
-        return list(client.get_primaries())
+        await self.run(command("PING", read=nothing))  # waits where it must
+        with self.errors():
+            return await cluster.primaries()
 
-    async def ask(self, node: Any, call: Call[T]) -> T:
+    async def ask(self, node: Endpoint | None, call: Call[T]) -> T:
         """Send a command that reads to one of the ``primaries``. Raises ``BrokerError``."""
-        if node is None:
+        cluster = self._connection.cluster
+        if node is None or cluster is None:
             return await self.run(call)
         with self.errors():
-            answer = await self._connection.client.execute_command(*call.words, target_nodes=node)
-        return call.read(answer)
+            (answer,) = await cluster.send_to(node, [call.words])
+        result: T = self._answer(call, answer)
+        if isinstance(result, BrokerError):
+            raise result
+        return result
 
     async def _resend_unknown_scripts(self, calls: Sequence[Call[Any]], replies: list[Any]) -> None:
         unknown = [
             i for i, reply in enumerate(replies) if isinstance(reply, redis_errors.NoScriptError)
         ]
-        if not unknown:
-            return
-        self._doubts += 1
+        if unknown:
+            self._doubts += 1
+            await self._resend(unknown, calls, replies)
+
+    async def _resend_moving(
+        self, calls: Sequence[Call[Any]], replies: list[Any], patience: float
+    ) -> None:
+        """Send again, for so many seconds, what met a slot on its way to another node."""
+        give_up_at, pause = time.monotonic() + patience, _MOVING_PAUSE
+        while moving := [i for i, reply in enumerate(replies) if _is_moving(reply)]:
+            if time.monotonic() + pause > give_up_at:
+                return
+            await asyncio.sleep(pause)
+            pause *= 2
+            await self._resend(moving, calls, replies)
+
+    async def _resend(
+        self, places: list[int], calls: Sequence[Call[Any]], replies: list[Any]
+    ) -> None:
+        """Send calls again that have surely not run; scripts by their text."""
+        trailing = (i for i in range(places[0], len(calls)) if calls[i].trails)
+        places = sorted({*places, *trailing})
         try:
-            again = await self._send([calls[i].by_text() for i in unknown])
+            again = await self._send([calls[i].by_text() for i in places])
         except BrokerUnavailableError as error:
-            if len(unknown) == len(calls):
+            if len(places) == len(calls):
                 raise
             raise BrokerUnavailableError(f"{error}; the calls beside it had been") from error
-        for i, reply in zip(unknown, again, strict=True):
+        for i, reply in zip(places, again, strict=True):
             replies[i] = reply
 
     async def _send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
@@ -229,19 +267,33 @@ class Runner:
         return replies
 
     def _is_away(self, replies: Sequence[Any], began_at: float) -> bool:
-        """Whether the answers say that Redis cannot serve. Of a cluster, a part may be away and the rest be well."""
+        """Whether the answers say that Redis cannot serve."""
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         failed = [error for error in errors if kind_of(error) in AWAY]
-        if not failed or (self._connection.is_cluster and len(failed) < len(replies)):
+        if not failed:
             return False
+        if self._is_partly_up(failed, replies):
+            self._doubts += 1
+            return len(failed) == len(replies)
         self._note(failed[0], began_at)
         return True
+
+    def _is_partly_up(self, failed: Sequence[Exception], replies: Sequence[Any]) -> bool:
+        """Whether it is a cluster of which only a part is away."""
+        if self._connection.cluster is None:
+            return False
+        return len(failed) < len(replies) or self._has_others()
+
+    def _has_others(self) -> bool:
+        """Whether it is a cluster with nodes that are there, as far as is known. A caller's client does not tell."""
+        cluster = self._connection.cluster
+        return cluster is not None and cluster is self._connection.exchange and cluster.is_alive
 
     async def _probe(self) -> bool:
         """Whether Redis takes writes, asked on a new connection by one that changes nothing."""
         self._outages = -1
         try:
-            (reply,) = await self._execute([("DEL", keys.probe(secrets.token_hex(4)))])
+            (reply,) = await self._execute([("DEL", self._probe_key())])
         except BrokerUnavailableError:
             return False
         except BrokerError as error:
@@ -249,6 +301,12 @@ class Runner:
                 return True  # it answered no, perhaps for the sake of the password
             raise
         return not (isinstance(reply, Exception) and kind_of(reply) in AWAY)
+
+    def _probe_key(self) -> str:
+        """Of a cluster, one whose node may be there: not every one has to be."""
+        names = (keys.probe(secrets.token_hex(4)) for _ in range(_PROBE_KEYS))
+        cluster = self._connection.cluster
+        return next((it for it in names if cluster is None or cluster.reaches(it)), keys.probe(""))
 
     def _refuse_if_closed(self) -> None:
         if self._connection.is_closed:
@@ -266,7 +324,7 @@ class Runner:
             yield
         except (*ALL_ERRORS, OSError, TimeoutError) as error:
             self._note(error, began_at)
-            raise self.translate(error) from error
+            raise self.translate(error) from fit_to_show(error)
         except RuntimeError as error:
             if "loop" not in str(error):
                 raise
@@ -281,8 +339,11 @@ class Runner:
             self._breaker.busy(str(self.translate(error)))
         elif kind in AWAY:
             self._doubts += 1
-            # Of a cluster a node may be away that is soon replaced: the probe, which asks another, tells.
-            certain = kind is not Kind.BROKEN and not self._connection.is_cluster
+            if self._has_others():
+                return
+            # A caller's client of a cluster does not tell whether it was one node or all: the probe does.
+            is_all = self._connection.cluster in (None, self._connection.exchange)
+            certain = kind is not Kind.BROKEN and is_all
             refused = kind in REFUSING
             self._breaker.failed(text_of(error), began_at, refused=refused, certain=certain)
 
@@ -297,6 +358,10 @@ def _hear(
     if not isinstance(reply, Exception):
         known[place] = calls[place].read(reply)
         told(place, known[place])
+
+
+def _is_moving(reply: Any) -> bool:
+    return isinstance(reply, Exception) and kind_of(reply) is Kind.MOVING
 
 
 def is_wrong_type(error: object) -> bool:

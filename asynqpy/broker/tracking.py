@@ -17,6 +17,8 @@ from redis.asyncio import Redis
 
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.link import Link
+from asynqpy.broker.redis_errors import AWAY, Kind, kind_of
+from asynqpy.broker.redis_url import Endpoint
 from asynqpy.broker.scripts import Runner
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 
@@ -31,9 +33,18 @@ _HANDSHAKE_TIMEOUT = 3.0
 class TrackingLine:
     """Commands whose answers are numbers, and messages of change between them, in the order Redis sent them."""
 
-    def __init__(self, parent: Connection, hear: Callable[[int | Changes], None]) -> None:
-        """``hear`` is told each as it arrives; a ``BrokerError`` of its own ends the line, and ``wait`` raises it."""
+    def __init__(
+        self,
+        parent: Connection,
+        hear: Callable[[int | Changes], None],
+        node: Endpoint | None = None,
+    ) -> None:
+        """``hear`` is told each as it arrives; a ``BrokerError`` of its own ends the line, and ``wait`` raises it.
+
+        The line goes to that ``node`` of a cluster.
+        """
         self._parent = parent
+        self._node = node
         self._hear = hear
         self._sibling: Connection | None = None
         self._link: _TrackingLink | None = None
@@ -45,7 +56,7 @@ class TrackingLine:
         it) knows or allows no such thing.
         """
         with Runner(self._parent).errors():
-            self._sibling = await self._parent.one_node()
+            self._sibling = await self._parent.one_node(self._node)
             assert isinstance(self._sibling.client, Redis)
             self._link = await _TrackingLink.connect(self._sibling.client.connection_pool)
         try:
@@ -71,7 +82,7 @@ class TrackingLine:
 
     @property
     def _name(self) -> str:
-        return f"Redis at {self._parent.description}"
+        return f"Redis at {self._node or self._parent.description}"
 
     def send(self, commands: Iterable[Sequence[str]]) -> None:
         """Send the commands, and do not wait for the answers."""
@@ -107,7 +118,10 @@ class TrackingLine:
             names: Changes = reply[1]
             return names
         text = str(reply) if isinstance(reply, Exception) else repr(reply)
-        raise BrokerError(f"{self._name} answered on the line of changes: {text}")
+        # Of a cluster whose slots move, or a node that is not ready, it is no refusal.
+        is_passing = isinstance(reply, Exception) and kind_of(reply) in {*AWAY, Kind.MOVING}
+        error = BrokerUnavailableError if is_passing else BrokerError
+        raise error(f"{self._name} answered on the line of changes: {text}")
 
     async def close(self) -> None:
         """Hang up. Idempotent. All is closed also when it is cancelled."""

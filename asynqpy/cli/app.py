@@ -29,7 +29,7 @@ Uri = Annotated[
         envvar="REDIS_URL",
         show_envvar=True,
         metavar="URL",
-        help="Redis: redis://, rediss://, unix://, redis-sentinel://, redis-cluster:// or embedded://",
+        help="Redis: redis://, unix://, redis-sentinel://, redis-cluster://, those with rediss for TLS, or embedded://",
     ),
 ]
 

@@ -17,7 +17,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 
 
 class Waker(Service):
-    """Holds the broker's watch for as long as the server runs; a tick lasts until the line breaks.
+    """Holds the broker's watch for as long as the server runs; a tick lasts until it has to be opened anew.
 
     Meanwhile everybody polls, and for ever if Redis, a proxy before it or its ACL lacks what the watch needs.
     """
@@ -31,8 +31,6 @@ class Waker(Service):
         self._refusals = 0
 
     async def tick(self) -> float | None:
-        if not self._watch.is_possible:
-            return math.inf
         opened_at = math.inf
         try:
             await self._watch.open()
@@ -41,7 +39,7 @@ class Waker(Service):
                 logging.INFO if self._refusals else logging.DEBUG, "Redis tells of new tasks"
             )
             await self._watch.run()
-            return None
+            return 0.0  # it is to be opened anew
         except BrokerError as error:
             if time.monotonic() - opened_at > _LONGEST_PAUSE:
                 self._refusals = 0

@@ -1,11 +1,15 @@
-"""The Redis that is measured against: private, in memory, flushed between rounds; what it spent is read from it."""
+"""The Redis that is measured against: private, in memory, flushed between rounds; what it spent is read from it.
+
+It may be several servers: what is read is their sum, and what is asked of one is asked of the first.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,7 +29,7 @@ _REWRITING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
 class Spent:
     """What Redis spent between two readings.
 
-    - ``cpu_us``: CPU time of its main thread, us: reading, executing and answering;
+    - ``cpu_us``: CPU time of its main threads, us: reading, executing and answering;
     - ``script_us``: time in scripts alone, us;
     - ``commands``: commands that it executed, those of scripts included.
     """
@@ -35,24 +39,46 @@ class Spent:
     commands: int
 
 
-class BenchRedis:
-    """A server from start to end of the context."""
+@dataclass(frozen=True)
+class Running:
+    """Servers that run: how clients reach them, the ports of those that hold the data, and of sentinels."""
 
-    def __init__(self) -> None:
-        self._server = EmbeddedServer()
+    url: str
+    ports: Sequence[int]
+    sentinels: Sequence[int] = ()
+
+
+@contextlib.contextmanager
+def standalone() -> Iterator[Running]:
+    with EmbeddedServer() as server:
+        yield Running(server.url, [server.port])
+
+
+class BenchRedis:
+    """A Redis from start to end of the context."""
+
+    def __init__(self, start: Callable[[], AbstractContextManager[Running]] = standalone) -> None:
+        self._start = start
 
     def __enter__(self) -> Self:
-        self._server.start()
-        self._admin = redis.Redis(port=self._server.port, protocol=2)
+        with ExitStack() as stack:
+            self._running = stack.enter_context(self._start())
+            self._admins = [redis.Redis(port=port, protocol=2) for port in self._running.ports]
+            for admin in self._admins:
+                stack.callback(admin.close)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._admin.close()
-        self._server.stop()
+        self._stack.close()
+
+    @property
+    def _admin(self) -> redis.Redis:
+        return self._admins[0]
 
     @property
     def url(self) -> str:
-        return self._server.url
+        return self._running.url
 
     def info(self, section: str) -> dict[str, Any]:
         return self._admin.info(section)
@@ -66,7 +92,8 @@ class BenchRedis:
         return f"Redis {server['redis_version']}"
 
     def flush(self) -> None:
-        self._admin.flushall()
+        for admin in self._admins:
+            admin.flushall()
 
     def count(self, key: str) -> int:
         """The length of a list."""
@@ -76,7 +103,7 @@ class BenchRedis:
         """How many commands clients send in so many seconds: those of scripts and of this watch do not count."""
         until = time.monotonic() + seconds
         seen = b""
-        with socket.create_connection(("127.0.0.1", self._server.port)) as watch:
+        with socket.create_connection(("127.0.0.1", self._running.ports[0])) as watch:
             watch.sendall(b"MONITOR\r\n")
             while (left := until - time.monotonic()) > 0:
                 watch.settimeout(left)
@@ -101,24 +128,26 @@ class BenchRedis:
             time.sleep(0.01)
 
     def start_counting(self) -> None:
-        self._admin.config_resetstat()
+        for admin in self._admins:
+            admin.config_resetstat()
         self._cpu_at_start = self._cpu_us()
 
     def spent(self) -> Spent:
         """Since ``start_counting``."""
         cpu = self._cpu_us() - self._cpu_at_start
-        stats = self.info("commandstats")
-        scripts = [stats[name] for name in _SCRIPTS if name in stats]
+        stats = [stat for admin in self._admins for stat in admin.info("commandstats").items()]
         return Spent(
             cpu_us=cpu,
-            script_us=sum(float(of["usec"]) for of in scripts),
-            commands=sum(int(of["calls"]) for of in stats.values()),
+            script_us=sum(float(of["usec"]) for name, of in stats if name in _SCRIPTS),
+            commands=sum(int(of["calls"]) for _, of in stats),
         )
 
     def _cpu_us(self) -> float:
-        cpu = self.info("cpu")
-        user, system = (
-            cpu.get(f"used_cpu_{kind}_main_thread", cpu[f"used_cpu_{kind}"])
-            for kind in ("user", "sys")
-        )
-        return 1e6 * (float(user) + float(system))
+        return sum(_cpu_us(admin.info("cpu")) for admin in self._admins)
+
+
+def _cpu_us(cpu: Mapping[str, Any]) -> float:
+    user, system = (
+        cpu.get(f"used_cpu_{kind}_main_thread", cpu[f"used_cpu_{kind}"]) for kind in ("user", "sys")
+    )
+    return 1e6 * (float(user) + float(system))

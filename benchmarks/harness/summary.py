@@ -11,6 +11,7 @@ from benchmarks.harness.records import Measure, Result
 Results = Mapping[str, Result]
 
 OURS, GO, PLAIN = "asynqpy", "asynq (Go)", "redis-py, plain LPUSH"
+ALONE, CLUSTER = "Redis alone", "Cluster, 3 primaries"
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,11 @@ PROMISES = (
             between("growth", "active", "10,000 active", "100 active")),
     Promise("Idle cost with 1,000 queues, against one", 2.0,
             between("growth", "idle", "1,000 queues", "1 queue"), at_most=True),
+    Promise("No-op tasks of 12 queues through Cluster, against Redis alone", 0.7,
+            between("topologies", "processing, 12 queues", CLUSTER, ALONE)),
+    Promise("... of one queue", 0.7, between("topologies", "processing, one queue", CLUSTER, ALONE)),
+    Promise("50 coroutines enqueue to 12 queues through Cluster, against Redis alone", 0.7,
+            between("topologies", "concurrent, 12 queues", CLUSTER, ALONE)),
 )  # fmt: skip
 
 

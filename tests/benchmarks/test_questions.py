@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
-from benchmarks import enqueueing, growth, memory, processing, wakeup
-from benchmarks.harness import records
+from benchmarks import enqueueing, growth, memory, processing, topologies, wakeup
+from benchmarks.harness import records, summary
 from benchmarks.harness.contenders import discover
+from benchmarks.harness.deployments import CUTS
 from benchmarks.harness.installing import Program, install
 from benchmarks.harness.latencies import open_loop, wake_ups
 from benchmarks.harness.main import Question, answer
@@ -171,6 +175,21 @@ def test_a_size_of_growth_is_measured(stage: Stage, take: growth.Take, size: int
     assert take(stage, stage.programs["asynqpy"], size)["rate"] > 0
 
 
+@pytest.mark.parametrize("label", topologies.DEPLOYMENTS)
+def test_tasks_are_enqueued_and_processed_through_every_topology(stage: Stage, label: str) -> None:
+    ours, start = stage.programs["asynqpy"], topologies.DEPLOYMENTS[label]
+    for *_, columns, take in topologies.MEASURES:
+        sample = topologies.through(start, stage, ours, take, 12)
+        assert sample.keys() >= {column.key for column in columns}
+        assert sample["rate"] > 0
+
+
+def test_a_cluster_has_four_of_twelve_queues_on_each_node() -> None:
+    slots = [key_slot(f"{{q{n}}}".encode()) for n in range(12)]
+    nodes = Counter(bisect_right(CUTS, slot) for slot in slots)
+    assert list(nodes.values()) == [4, 4, 4]
+
+
 def test_redis_keeps_a_file_only_while_that_is_measured(stage: Stage) -> None:
     settings = growth.PERSISTENCE["append-only file, always"]
     assert growth.persisted(stage, stage.programs["asynqpy"], settings)["rate"] > 0
@@ -206,3 +225,14 @@ def test_the_rows_that_promises_name_are_measured(stage: Stage) -> None:
         ("idle", "1,000 queues"),
         ("idle", "1 queue"),
     }
+    rows = {
+        (plan.measure.name, row.label)
+        for plan in topologies.plan(stage, [stage.programs["asynqpy"]])
+        for row in plan.measure.rows
+    }
+    assert {name for name, _ in rows} >= {
+        "processing, one queue",
+        "processing, 12 queues",
+        "concurrent, 12 queues",
+    }
+    assert {label for _, label in rows} >= {summary.ALONE, summary.CLUSTER}

@@ -11,13 +11,9 @@ from redis.asyncio.sentinel import Sentinel
 
 from asynqpy.broker.broker import Broker
 from tests.fake_clock import FakeClock
-from tests.redis_process import (
-    ClusterProcesses,
-    RedisProcess,
-    start_cluster,
-    start_redis,
-    start_sentinel,
-)
+from tests.redis_process import RedisProcess, start_redis
+from tests.topologies.cluster import ClusterProcesses, start_cluster
+from tests.topologies.sentinel import start_sentinel
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ def sentinel_deployment() -> Iterator[Deployment]:
 def deployment(request: pytest.FixtureRequest) -> Deployment:
     """Each shape of Redis in turn, empty."""
     if request.param == "single":
-        server: RedisProcess = request.getfixturevalue("redis_server")
+        server: RedisProcess = request.getfixturevalue("single_redis")
         deployment = Deployment(server.url, [server])
     elif request.param == "sentinel":
         deployment = request.getfixturevalue("sentinel_deployment")

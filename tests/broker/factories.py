@@ -48,11 +48,12 @@ def new_task(
     lock: str = "",
     lock_ttl: int = 60,
     token: str = "",
+    min_replicas: int = 0,
     **fields: Any,
 ) -> NewTask:
     known: dict[str, Any] = {"type": "email:welcome", "max_retry": 25, "timeout": 1800}
     message = TaskMessage(id=task_id, unique_key=lock, **(known | fields))
-    return NewTask(message, state, score, lock_ttl if lock else 0, token)
+    return NewTask(message, state, score, lock_ttl if lock else 0, token, min_replicas)
 
 
 def scheduled_task(task_id: str = "t1", *, at: int, **fields: Any) -> NewTask:

@@ -40,59 +40,64 @@ async def watching(broker: Broker) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-async def live(broker: Broker) -> AsyncIterator[Broker]:
+def arrivals(broker: Broker, bell: Bell) -> Arrivals:
+    return broker.arrivals(QUEUES, bell)
+
+
+@pytest.fixture
+async def live(broker: Broker, arrivals: Arrivals, bell: Bell) -> AsyncIterator[Broker]:
     """The broker with its watch open."""
     async with watching(broker):
+        bell.rang = 0  # that it is open was news too
         yield broker
 
 
-async def armed(broker: Broker, bell: Bell, redis: Redis) -> Arrivals:
-    """Known to be empty, but for what is there."""
-    arrivals = broker.arrivals(QUEUES, bell)
+async def arm(arrivals: Arrivals, broker: Broker) -> None:
+    """Known to be empty then, but for what is there."""
     arrivals.arm()
     await broker.key_watch.absent([key(queue, "pending") for queue in QUEUES])
-    return arrivals
 
 
-def test_without_a_watch_every_queue_may_have_tasks(broker: Broker, bell: Bell) -> None:
-    arrivals = broker.arrivals(QUEUES, bell)
+def test_without_a_watch_every_queue_may_have_tasks(arrivals: Arrivals, bell: Bell) -> None:
     arrivals.arm()
     assert arrivals.promising == set(QUEUES)
     assert bell.rang == 0
 
 
-async def test_empty_queues_promise_nothing(live: Broker, bell: Bell, redis: Redis) -> None:
-    arrivals = await armed(live, bell, redis)
+async def test_empty_queues_promise_nothing(arrivals: Arrivals, live: Broker, bell: Bell) -> None:
+    await arm(arrivals, live)
     assert arrivals.promising == set()
     assert bell.rang == 0
 
 
-async def test_a_task_that_arrives_rings_once(live: Broker, bell: Bell, redis: Redis) -> None:
-    arrivals = await armed(live, bell, redis)
+async def test_a_task_that_arrives_rings_once(
+    arrivals: Arrivals, live: Broker, bell: Bell, redis: Redis
+) -> None:
+    await arm(arrivals, live)
     await seed_pending(redis, message("a", queue="low"), message("b", queue="low"))
     await eventually(lambda: bell.rang == 1)
     assert arrivals.promising == {"low"}
 
 
 async def test_a_task_that_was_there_before_the_question_rings_too(
-    live: Broker, bell: Bell, redis: Redis
+    arrivals: Arrivals, live: Broker, bell: Bell, redis: Redis
 ) -> None:
     await seed_pending(redis, message("a", queue="high"))
-    arrivals = await armed(live, bell, redis)
+    await arm(arrivals, live)
     assert arrivals.promising == {"high"}
     assert bell.rang > 0
 
 
 async def test_a_paused_queue_promises_nothing_until_it_is_resumed(
-    live: Broker, bell: Bell, redis: Redis
+    arrivals: Arrivals, live: Broker, bell: Bell, redis: Redis
 ) -> None:
     await seed_pending(redis, message())
     await ask(redis, "SET", key("default", "paused"), "1")
-    arrivals = await armed(live, bell, redis)
+    await arm(arrivals, live)
     assert arrivals.promising == set()
     bell.rang = 0
     await seed_pending(redis, message("another"))
-    await live.key_watch.absent(["what follows"])
+    await live.key_watch.absent([key("default", "what follows")])
     assert (arrivals.promising, bell.rang) == (set(), 0)
     await ask(redis, "DEL", key("default", "paused"))
     await eventually(lambda: bell.rang == 1)
@@ -100,10 +105,11 @@ async def test_a_paused_queue_promises_nothing_until_it_is_resumed(
 
 
 async def test_the_end_of_the_watch_makes_every_queue_promising(
-    broker: Broker, bell: Bell, redis: Redis
+    arrivals: Arrivals, broker: Broker, bell: Bell
 ) -> None:
     async with watching(broker):
-        arrivals = await armed(broker, bell, redis)
+        bell.rang = 0
+        await arm(arrivals, broker)
         assert (arrivals.promising, bell.rang) == (set(), 0)
     assert arrivals.promising == set(QUEUES)
     assert bell.rang > 0

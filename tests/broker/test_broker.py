@@ -11,6 +11,7 @@ from asynqpy.broker.messages import ServerInfo, WorkerInfo
 from asynqpy.broker.outcomes import Archive, Done, Outcome, Retry, SilentLease
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
+from tests import single
 from tests.broker.factories import STAMP, lease_on, lease_score, new_task, settlement
 from tests.fake_clock import FakeClock
 from tests.redis_process import HOST, RedisProcess, free_port
@@ -35,11 +36,12 @@ async def test_a_turn_settles_first_and_then_takes(
     assert await state.invariants(redis) == []
 
 
+@single.PROXIED
 async def test_a_turn_is_one_round_trip(
     redis_server: RedisProcess, clock: FakeClock, redis: Redis
 ) -> None:
     task = state.message()
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         broker = Broker(proxy.url, clock)
         await broker.turn([settlement(task, Done(), clock.now())], {"default": 1, "low": 1})
         before = len(proxy.requests)

@@ -82,9 +82,11 @@ def count_calls(broker: Broker) -> list[object]:
     asked: list[object] = []
     run_all = broker._runner.run_all
 
-    async def counting(calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
+    async def counting(
+        calls: Sequence[Call[Any]], told: Told | None = None, *, patience: float = 0.0
+    ) -> list[Any]:
         asked.append(calls)
-        return await run_all(calls, told)
+        return await run_all(calls, told, patience=patience)
 
     broker._runner.run_all = counting  # type: ignore[method-assign]
     return asked

@@ -21,7 +21,9 @@ async def take(broker: Broker, meanwhile: Callable[[Grant], Awaitable[None]]) ->
     (grant,) = broker.grant(["default"])
     run_all = broker._runner.run_all
 
-    async def answer_late(calls: Sequence[Call[Any]], told: object = None) -> list[Any]:
+    async def answer_late(
+        calls: Sequence[Call[Any]], told: object = None, *, patience: float = 0.0
+    ) -> list[Any]:
         """As Runner.run_all, but for the reading, which comes last."""
         broker._runner.run_all = run_all  # type: ignore[method-assign]
         raw = await run_all([replace(call, read=lambda answer: answer) for call in calls])

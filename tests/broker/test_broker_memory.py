@@ -68,6 +68,17 @@ async def test_a_task_is_refused_with_an_error_and_without_a_trace(
     assert await state.dump(redis) == {}
 
 
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_call_that_is_repeated_finds_the_task_that_came_in_before(
+    broker: Broker, redis: Redis, kind: str
+) -> None:
+    assert await broker.enqueue([REFUSED[kind]]) == [None]
+    before = await state.dump(redis)
+    await fill(redis)
+    assert await broker.enqueue([REFUSED[kind]]) == [None]
+    assert await state.dump(redis) == before
+
+
 async def test_tasks_are_handed_out_under_leases(broker: Broker, redis: Redis) -> None:
     await state.seed_pending(redis, *state.messages(3))
     await fill(redis)

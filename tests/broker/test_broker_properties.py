@@ -27,6 +27,7 @@ from asynqpy.broker.outcomes import (
 from tests import redis_state as state
 from tests.broker.factories import LOCK, new_task
 from tests.fake_clock import FakeClock
+from tests.raw_redis import raw_client
 
 
 @asynccontextmanager
@@ -36,7 +37,7 @@ async def a_world(redis_url: str) -> AsyncIterator[World]:
     clock = FakeClock()
     brokers = [Broker(redis_url, clock), Broker(redis_url, clock)]
     try:
-        async with Redis.from_url(redis_url, protocol=2) as redis:
+        async with raw_client(redis_url) as redis:
             await state.ask(redis, "FLUSHALL")
             yield World(redis, brokers, clock)
     finally:

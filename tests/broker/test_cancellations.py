@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 
 from asynqpy.broker import cancellations
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.cancellations import Cancellations
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.redis_url import Endpoint
 from asynqpy.errors import BrokerUnavailableError
 from tests import redis_state as state
+from tests import single
 from tests.broker.conftest import Deployment
 from tests.broker.cut_short import left_open
 from tests.eventually import eventually
@@ -59,6 +63,7 @@ async def test_what_a_broker_publishes_arrives(deployment: Deployment, clock: Fa
     await broker.close()
 
 
+@single.COUNTED
 async def test_the_broker_tells_how_many_servers_heard_it(
     broker: Broker, other_broker: Broker
 ) -> None:
@@ -71,6 +76,7 @@ async def test_the_broker_tells_how_many_servers_heard_it(
         await subscription.close()
 
 
+@single.COUNTED
 async def test_silence_is_bridged_by_asking_for_a_sign_of_life(
     subscription: Cancellations, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +105,58 @@ async def test_an_end_that_fell_silent_is_an_error(monkeypatch: pytest.MonkeyPat
         await subscription.close()
         await broker.close()
         server.kill()
+
+
+async def test_a_subscription_does_not_outlive_a_switch_to_another_master(
+    subscription: Cancellations, broker: Broker
+) -> None:
+    broker._connection.breaker.moved("another master, told to a listener")
+    with pytest.raises(BrokerUnavailableError, match="may be another now"):
+        async with asyncio.timeout(5):
+            await subscription.next()
+    await broker.ping()
+    await subscription.close()
+    await subscription.open()
+
+
+async def test_a_switch_while_a_subscription_is_made_ends_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription, honest = broker.cancellations(), PubSub.subscribe
+
+    async def subscribe(pubsub: PubSub, *channels: str) -> None:
+        broker._connection.breaker.moved("another master, told meanwhile")
+        await honest(pubsub, *channels)
+
+    monkeypatch.setattr(PubSub, "subscribe", subscribe)
+    with pytest.raises(BrokerUnavailableError, match="may be another now"):
+        await subscription.open()
+    await subscription.close()
+    await broker.ping()
+
+
+@pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
+async def test_a_node_that_has_left_its_cluster_is_left(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellations, "_PING_AFTER", 0.2)
+    connection = Connection.open(deployment.url)
+    subscription = Cancellations(connection)
+    await subscription.open()
+    assert connection.cluster is not None
+    everybody, looks = await connection.cluster.all_nodes(), count(1)
+
+    async def all_nodes() -> list[Endpoint]:
+        has_left = next(looks) > 2
+        return [it for it in everybody if not has_left or it != subscription._node]
+
+    monkeypatch.setattr(connection.cluster, "all_nodes", all_nodes)
+    with pytest.raises(BrokerUnavailableError, match="has left its cluster"):
+        async with asyncio.timeout(5):
+            await subscription.next()
+    assert next(looks) == 4
+    await subscription.close()
+    await connection.close()
 
 
 async def test_an_end_that_never_confirms_the_subscription_is_an_error(
@@ -144,6 +202,7 @@ async def test_a_redis_that_is_away_is_an_error() -> None:
     await broker.close()
 
 
+@single.COUNTED
 async def test_closing_gives_the_connection_up_and_may_be_repeated(
     broker: Broker, subscription: Cancellations, redis: Redis
 ) -> None:
@@ -161,10 +220,11 @@ async def test_a_subscription_that_was_never_opened_can_be_closed(broker: Broker
     await broker.cancellations().close()
 
 
+@single.PROXIED
 async def test_while_redis_is_known_to_be_away_no_subscription_is_tried(
     redis_server: RedisProcess, redis_url: str
 ) -> None:
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         proxy.refuses = True
         broker = Broker(proxy.url)
         subscription = broker.cancellations()

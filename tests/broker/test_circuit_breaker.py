@@ -226,3 +226,41 @@ async def test_a_refusal_is_news_also_when_other_calls_are_answered_meanwhile() 
     redis.breaker.answered_at = time.monotonic()
     redis.breaker.failed("READONLY", began_at, refused=True, certain=True)
     assert redis.breaker.is_open
+
+
+async def test_a_redis_that_has_moved_is_looked_for_at_once() -> None:
+    redis = FakeRedis()
+    redis.is_up = True
+    redis.breaker.moved("another master")
+    assert (redis.breaker.is_open, redis.breaker.outages) == (True, 1)
+    began = time.monotonic()
+    assert await redis.call() == "done"
+    assert time.monotonic() - began < 0.1
+    assert len(redis.probes) == 1
+
+
+async def test_that_it_has_moved_is_news_once(redis_away: FakeRedis) -> None:
+    redis_away.breaker.moved("another master")
+    assert redis_away.breaker.outages == 2
+    redis_away.is_up = True
+    await redis_away.call()
+    redis_away.breaker.moved("another master")
+    assert not redis_away.breaker.is_open
+    redis_away.breaker.moved("a third one")
+    assert (redis_away.breaker.is_open, redis_away.breaker.outages) == (True, 3)
+
+
+async def test_after_a_move_in_the_midst_of_an_outage_the_next_probe_is_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(circuit_breaker, "_SPACING", (60.0, 60.0))
+    monkeypatch.setattr(circuit_breaker, "_LONGEST_WAIT", 60.0)
+    redis = FakeRedis()
+    redis.fail()
+    waiting = asyncio.create_task(redis.call())
+    await eventually(lambda: redis.breaker._listeners)
+    redis.is_up = True
+    redis.breaker.moved("another master")
+    async with asyncio.timeout(5):
+        assert await waiting == "done"
+    assert len(redis.probes) == 1

@@ -16,24 +16,30 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import Connection
+from asynqpy.broker.redis_client import SOCKET_TIMEOUT
+from tests import single
 from tests.broker.conftest import Deployment
 from tests.eventually import eventually
 from tests.redis_process import (
     HOST,
-    ClusterProcesses,
     RedisProcess,
     free_port,
     start_redis,
-    start_sentinel,
 )
+from tests.topologies.cluster import ClusterProcesses
+from tests.topologies.sentinel import start_sentinel
+from tests.topologies.tls import skip_without_tls
 
 PASSWORD = "p@ss/w:rd"
 ENCODED = "p%40ss%2Fw%3Ard"
 
 
 async def write_and_read(connection: Connection) -> bytes:
-    """One by redis-py, the other by our own exchange."""
-    await connection.client.execute_command("SET", "key", "value")
+    await connection.exchange.send([("SET", "key", "value")])
+    return await read(connection)
+
+
+async def read(connection: Connection) -> bytes:
     (value,) = await connection.exchange.send([("GET", "key")])
     assert isinstance(value, bytes)
     return value
@@ -80,10 +86,11 @@ async def test_a_unix_socket_is_reached(guarded: RedisProcess) -> None:
     assert await use(f"unix://ann:s3cret@{path}") == b"value"
 
 
+@single.ITS_DATABASES
 async def test_databases_are_apart(redis_url: str) -> None:
     await use(redis_url.removesuffix("/0") + "/3")
     connection = Connection.open(redis_url)
-    assert await connection.client.execute_command("DBSIZE") == 0
+    assert await connection.exchange.send([("DBSIZE",)]) == [0]
     await connection.close()
 
 
@@ -104,7 +111,7 @@ async def test_an_embedded_server_is_started_once_for_all_siblings() -> None:
     connection = Connection.open("embedded://")
     sibling = connection.sibling()
     assert await write_and_read(connection) == b"value"
-    assert await sibling.client.execute_command("GET", "key") == b"value"
+    assert await read(sibling) == b"value"
     assert sibling.description == connection.description
     await sibling.close()
     await connection.close()
@@ -121,8 +128,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
     try:
         server = start_redis("--tls-port", str(port), *files, *options, cwd=folder)
     except RuntimeError as error:
-        if "TLS" in str(error):
-            pytest.skip("the Redis or Valkey server is built without TLS")
+        skip_without_tls(error)
         raise
     with server:
         yield port, folder / "ca.crt"
@@ -198,23 +204,24 @@ async def test_a_sibling_lives_on_another_threads_loop(
         sibling = connection.sibling()
 
         async def read_elsewhere(sibling: Connection = sibling) -> bytes:
-            value: bytes = await sibling.client.execute_command("GET", "key")
-            await sibling.close()
-            return value
+            try:
+                return await read(sibling)
+            finally:
+                await sibling.close()
 
         assert await asyncio.to_thread(lambda: asyncio.run(read_elsewhere())) == b"value"
-        assert sibling.client is not connection.client
+        assert sibling.exchange is not connection.exchange
+        assert sibling.client is not callers_client
         assert sibling.description == connection.description
-        assert sibling.is_cluster is connection.is_cluster
+        assert (sibling.cluster is None) is (connection.cluster is None)
         await connection.close()
 
 
 async def reach_by_sibling(client: Redis) -> None:
     """See that a sibling of the client reaches what the client wrote."""
     sibling = Connection.open(client).sibling()
-    await client.set("where", sibling.description)
-    value = await sibling.client.execute_command("GET", "where")
-    assert value.decode() == sibling.description
+    await client.set("key", sibling.description)
+    assert await read(sibling) == sibling.description.encode()
     await sibling.close()
     await client.aclose()
 
@@ -231,7 +238,7 @@ async def test_a_sibling_has_the_tls_of_its_client(tls: tuple[int, Path]) -> Non
 
 async def test_what_is_closed_has_no_connection_left(deployment: Deployment) -> None:
     connection = Connection.open(deployment.url)
-    await asyncio.gather(*(connection.client.execute_command("GET", "key") for _ in range(9)))
+    await asyncio.gather(*(connection.exchange.send([("GET", "key")]) for _ in range(9)))
     await connection.close()
     await connection.close()
 
@@ -275,7 +282,7 @@ async def test_one_node_hears_what_is_published_anywhere(deployment: Deployment)
 async def test_nothing_shows_the_password(url: str, description: str) -> None:
     connection = Connection.open(url)
     assert connection.description == description
-    for thing in (connection, connection._plan, connection.client):
+    for thing in (connection, connection._plan, connection.client, connection.exchange):
         assert "s3cret" not in repr(thing)
     await connection.close()
 
@@ -330,14 +337,14 @@ async def test_idle_connections_are_forgotten_in_every_shape(deployment: Deploym
     before = _connection_ids(deployment)
     await broker._connection.forget_idle()
     await broker.ping()
-    if not broker._connection.is_cluster:
-        assert before - _connection_ids(deployment)
+    assert before - _connection_ids(deployment)
     await broker.close()
 
 
 def _connection_ids(deployment: Deployment) -> set[str]:
-    (clients,) = deployment.ask_all("CLIENT LIST", "TYPE", "normal")[:1]
-    return {client["id"] for client in clients if client["cmd"] == "ping"}
+    answers = deployment.ask_all("CLIENT LIST", "TYPE", "normal")
+    every = enumerate(answers)
+    return {f"{n}:{it['id']}" for n, clients in every for it in clients if it["cmd"] == "ping"}
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, 2.0), (60, 2.0), (1, 1)])
@@ -353,3 +360,20 @@ async def test_sibling_may_be_less_patient_but_never_more(
             expected,
         )
         await sibling.close()
+
+
+async def test_client_of_the_callers_says_how_long_an_answer_may_take() -> None:
+    for own in (None, 3.0):
+        async with Redis(socket_timeout=own) as client:
+            connection = Connection.open(client)
+            assert (connection.socket_timeout, connection.routes_waits) == (own, True)
+
+
+def test_client_of_ours_has_a_time_for_answers_in_every_shape() -> None:
+    for url in ("redis://h", "redis-sentinel://h/0?master=m", "redis-cluster://h"):
+        connection = Connection.open(url)
+        assert (connection.socket_timeout, connection.routes_waits) == (SOCKET_TIMEOUT, True)
+
+
+def test_cluster_client_of_the_callers_cannot_be_told_where_a_command_without_a_key_goes() -> None:
+    assert not Connection.open(RedisCluster(HOST, 6379)).routes_waits

@@ -13,10 +13,14 @@ from asynqpy.broker import exchange as module
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.exchange import Command, DirectExchange, Exchange, PipelineExchange
 from asynqpy.broker.link import Link
+from asynqpy.broker.redis_url import Endpoint
+from tests import single
 from tests.eventually import eventually
 from tests.redis_process import HOST, RedisProcess
 from tests.redis_proxy import RedisProxy
 from tests.redis_state import ask
+
+pytestmark = single.PROXIED
 
 
 @pytest.fixture
@@ -29,7 +33,7 @@ async def direct(redis_url: str) -> AsyncIterator[DirectExchange]:
 
 @pytest.fixture
 async def proxy(redis_server: RedisProcess, redis: Redis) -> AsyncIterator[RedisProxy]:
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         yield proxy
 
 
@@ -79,7 +83,7 @@ async def test_commands_are_the_same_where_hiredis_cannot_pack(
 async def test_answers_are_read_as_redis_py_reads_them(either: Exchange) -> None:
     seconds, info, pong = await either.send([("TIME",), ("INFO", "server"), ("PING",)])
     assert all(isinstance(part, int) for part in seconds)
-    assert info["redis_mode"] == "standalone"
+    assert isinstance(info["process_id"], int)
     assert pong is True
 
 
@@ -103,6 +107,7 @@ async def test_exchanges_at_once_have_a_connection_each_and_keep_their_answers_a
     assert proxy.connections == before
 
 
+@single.OVERHEARD
 async def test_a_connection_that_was_given_up_is_not_used_again(
     through_proxy: DirectExchange, proxy: RedisProxy, redis: Redis
 ) -> None:
@@ -402,3 +407,76 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
     with suppress(OSError):
         return await reader.read(65_536)
     return b""
+
+
+async def test_what_leads_to_an_address_is_dropped_and_nothing_else(
+    through_proxy: DirectExchange, proxy: RedisProxy, redis: Redis
+) -> None:
+    here, elsewhere = Endpoint(HOST, proxy.port), Endpoint(HOST, proxy.port + 1)
+    assert not through_proxy.leads_to(here)
+    waiting = asyncio.ensure_future(through_proxy.send([("BLPOP", "nothing", "0")]))
+    await through_proxy.send([("PING",)])
+    assert through_proxy.leads_to(here)
+    assert not through_proxy.leads_to(elsewhere)
+    through_proxy.hang_up(elsewhere)
+    await through_proxy.send([("PING",)])
+    assert proxy.connections == 2
+    through_proxy.hang_up(here)
+    assert not through_proxy.leads_to(here)
+    with pytest.raises(ConnectionError):
+        await waiting
+    await through_proxy.send([("PING",)])
+    assert proxy.connections == 3
+
+
+async def test_what_is_about_to_lead_there_is_dropped_too(
+    through_proxy: DirectExchange, proxy: RedisProxy
+) -> None:
+    proxy.swallows_replies = True
+    connecting = asyncio.ensure_future(through_proxy.send([("PING",)]))
+    await eventually(lambda: proxy.connections)
+    began = asyncio.get_running_loop().time()
+    through_proxy.hang_up(Endpoint(HOST, proxy.port))
+    with pytest.raises(ConnectionError):
+        await connecting
+    assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_of_what_is_dropped_at_any_moment_of_a_connect_nothing_stays(
+    proxy: RedisProxy,
+) -> None:
+    for moment in range(0, 40, 2):
+        exchange = Connection.open(proxy.url).exchange
+        assert isinstance(exchange, DirectExchange)
+        connecting = asyncio.ensure_future(exchange.send([("PING",)]))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        was_connecting = bool(exchange._connecting)
+        exchange.hang_up(Endpoint(HOST, proxy.port))
+        await asyncio.wait([connecting])
+        if was_connecting:
+            assert isinstance(connecting.exception(), ConnectionError), moment
+            assert not exchange.leads_to(Endpoint(HOST, proxy.port))
+        await exchange.close()
+
+
+async def test_of_a_client_of_the_callers_only_what_is_in_use_here_is_dropped(
+    proxy: RedisProxy,
+) -> None:
+    address = Endpoint(HOST, proxy.port)
+    async with Redis.from_url(proxy.url, protocol=2) as theirs:
+        exchange = PipelineExchange(theirs)
+        await exchange.send([("PING",)])
+        assert exchange.loop is asyncio.get_running_loop()
+        assert not exchange.leads_to(address)
+        own = asyncio.ensure_future(theirs.blpop(["nothing"]))
+        ours = asyncio.ensure_future(exchange.send([("BLPOP", "nothing", "0")]))
+        await eventually(lambda: exchange.leads_to(address))
+        made = proxy.connections
+        exchange.hang_up(address)
+        # Whether it tries again is up to their client.
+        await eventually(lambda: ours.done() or proxy.connections > made)
+        assert not own.done()
+        for waiting in (own, ours):
+            waiting.cancel()
+        await asyncio.wait([own, ours])

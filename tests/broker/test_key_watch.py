@@ -10,14 +10,19 @@ from redis.asyncio import Redis
 
 from asynqpy.broker import key_watch as module
 from asynqpy.broker import tracking
+from asynqpy.broker.cluster_watch import watch_of
 from asynqpy.broker.connection import Connection
-from asynqpy.broker.key_watch import KeyWatch
+from asynqpy.broker.key_watch import KeyWatch, Watch
 from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests import redis_state as state
+from tests import single
 from tests.broker.conftest import Deployment
 from tests.eventually import eventually
-from tests.redis_process import RedisProcess, start_cluster, start_redis
+from tests.redis_process import RedisProcess, start_redis
 from tests.redis_proxy import RedisProxy
+from tests.topologies.cluster import start_cluster
+
+pytestmark = single.ONE_CONNECTION
 
 
 class News:
@@ -43,7 +48,7 @@ async def connection(redis_url: str) -> AsyncIterator[Connection]:
 
 
 @asynccontextmanager
-async def running(watch: KeyWatch) -> AsyncIterator[asyncio.Task[None]]:
+async def running(watch: Watch) -> AsyncIterator[asyncio.Task[None]]:
     await watch.open()
     job = asyncio.create_task(watch.run())
     yield job
@@ -222,7 +227,7 @@ async def test_a_line_that_fell_silent_is_given_up(
     redis_server: RedisProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch, quick_checks: None
 ) -> None:
     monkeypatch.setattr(module, "_ANSWER_TIMEOUT", 0.1)
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         connection = Connection.open(proxy.url)
         watch = KeyWatch(connection)
         async with running(watch) as job:
@@ -237,7 +242,7 @@ async def test_a_question_that_is_not_answered_holds_nobody_up(
     redis_server: RedisProcess, redis_url: str, monkeypatch: pytest.MonkeyPatch, no_checks: None
 ) -> None:
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         connection = Connection.open(proxy.url)
         watch = KeyWatch(connection)
         async with running(watch):
@@ -346,13 +351,12 @@ async def test_a_redis_that_forgets_what_was_read_is_refused() -> None:
         await connection.close()
 
 
-async def test_every_shape_of_redis_but_a_cluster_can_be_watched(deployment: Deployment) -> None:
+async def test_every_shape_of_redis_can_be_watched(deployment: Deployment) -> None:
     connection = Connection.open(deployment.url)
-    watch = KeyWatch(connection)
-    assert watch.is_possible is not deployment.url.startswith("redis-cluster")
-    if watch.is_possible:
-        async with running(watch):
-            assert await watch.absent(["k"]) == {"k"}
-            deployment.ask_all("SET", "k", "1")
-            await eventually(lambda: watch.exists("k") is None)
+    watch = watch_of(connection)
+    async with running(watch):
+        assert await watch.absent(["k", "l"]) == {"k", "l"}
+        await connection.exchange.send([("SET", "k", "1")])
+        await eventually(lambda: watch.exists("k") is None)
+        assert watch.exists("l") is False
     await connection.close()

@@ -9,11 +9,17 @@ from typing import Any
 import pytest
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, InvalidResponse, NoScriptError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import InvalidResponse, NoScriptError, ResponseError
 
-from asynqpy.broker.link import Link
+from asynqpy.broker.link import Link, abort, leads_to
+from asynqpy.broker.redis_url import Endpoint
+from tests import single
 from tests.eventually import eventually
+
+pytestmark = single.ONE_CONNECTION
 
 
 class Listener(Link):
@@ -142,6 +148,23 @@ async def test_a_closed_connection_is_refused(redis_url: str) -> None:
         Listener.take_over(connection)
 
 
+async def test_who_hangs_up_while_redis_py_greets_it_was_sent_nothing() -> None:
+    def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        pool = ConnectionPool(host=host, port=port, retry=Retry(NoBackoff(), 0))
+        with pytest.raises(RedisConnectionError, match=r"connecting to .*: it hung up at once"):
+            await Listener.connect(pool)
+
+
+async def test_who_refuses_the_password_is_told_as_before(redis_url: str) -> None:
+    pool = ConnectionPool.from_url(redis_url, username="ann", password="wrong")
+    with pytest.raises(AuthenticationError):
+        await Listener.connect(pool)
+
+
 def test_on_uvloop_it_is_the_same(redis_url: str) -> None:
     uvloop = pytest.importorskip("uvloop")
 
@@ -161,3 +184,28 @@ def test_on_uvloop_it_is_the_same(redis_url: str) -> None:
         await eventually(lambda: other.lost)
 
     uvloop.run(exchange())
+
+
+async def test_who_connects_hears_of_the_connection_before_it_is_one(redis_url: str) -> None:
+    begun: list[AbstractConnection] = []
+    pool = ConnectionPool.from_url(redis_url)
+    connecting = asyncio.ensure_future(Listener.connect(pool, begun.append))
+    await asyncio.sleep(0)
+    (connection,) = begun
+    assert not connection.is_connected
+    link = await connecting
+    assert link.shell is connection
+    assert leads_to(connection, Endpoint(connection.host, connection.port))  # type: ignore[attr-defined]
+    assert not leads_to(connection, Endpoint("10.0.0.1", 6379))
+    link.close()
+    await eventually(lambda: link.lost)
+
+
+async def test_aborted_connection_of_redis_pys_tells_whoever_reads(redis_url: str) -> None:
+    connection = await connected(redis_url)
+    reading = asyncio.ensure_future(connection.read_response())
+    await asyncio.sleep(0)
+    abort(connection)
+    with pytest.raises(RedisConnectionError):
+        await reading
+    abort(connection)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from asynqpy.broker.outage import Outage
+from asynqpy.broker.outage import Outage, advice
 
 
 @pytest.fixture
@@ -75,3 +75,52 @@ def test_the_error_says_since_when_for_how_long_and_why(outage: Outage) -> None:
     text = str(outage.error(103.25))
     assert text.startswith("Redis at redis:6379/0 has been away for 3.2 s, since ")
     assert text.endswith(" UTC (refused): nothing was sent")
+
+
+def test_a_redis_that_has_become_another_counts_as_an_outage_and_is_no_warning(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage.begin(100.0)
+    outage.move("another master is named")
+    outage.end(100.1)
+    assert caplog.messages == ["Redis at redis:6379/0: another master is named"]
+    assert levels(caplog) == ["INFO"]
+    assert outage.count == 1
+    outage.say("refused", 101.0, certain=True)
+    outage.move("and another")
+    assert outage.count == 3
+    assert "(and another)" in str(outage.error(102.0))
+
+
+VERIFY = "Error 1 connecting to h:1. [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: "
+
+ADVICE = [
+    ("Error 111 connecting to h:1. Connection refused.", "check that it runs, the address, and"),
+    (f"{VERIFY}unable to get local issuer certificate (_ssl.c:1006)", "not trusted: name the auth"),
+    (f"{VERIFY}self-signed certificate (_ssl.c:1006)", "its certificate is not trusted: name the"),
+    (f"{VERIFY}certificate has expired (_ssl.c:1006)", "not trusted, because of its dates"),
+    (f"{VERIFY}certificate is not yet valid (_ssl.c:1006)", "not trusted, because of its dates"),
+    (f"{VERIFY}Hostname mismatch, certificate is not valid for 'h'.", "bears another name"),
+    (f"{VERIFY}IP address mismatch, certificate is not valid for '::1'.", "bears another name"),
+    ("(1, '[SSL: TLSV13_ALERT_CERTIFICATE_REQUIRED] alert (_ssl.c:2580)')", "check ssl_certfile"),
+    ("Connection lost: [SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert", "want a client certificate"),
+    ("connecting to h:1: it hung up after the TLS handshake (reset)", "want a client certificate"),
+    ("Error 1 connecting to h:1. [SSL: WRONG_VERSION_NUMBER]", "does not speak TLS at this port"),
+    ("SSL handshake is taking longer than 4.0 seconds: aborting", "does not speak TLS at this"),
+    ("no sentinel names a master 'a': h:1 - No such master with that name", "check master= in the"),
+]
+
+
+@pytest.mark.parametrize(("reason", "words"), ADVICE)
+def test_what_to_do_depends_on_why_there_is_no_connection(reason: str, words: str) -> None:
+    assert words in advice(reason)
+
+
+def test_the_log_and_what_calls_meet_say_what_to_do_about_tls(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage.begin(100.0)
+    for now in (100.0, 130.0):
+        outage.say(f"{VERIFY}certificate has expired", now, certain=True)
+    for told in (*caplog.messages, str(outage.error(131.0))):
+        assert "because of its dates" in told

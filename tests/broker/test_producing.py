@@ -9,7 +9,7 @@ from asynqpy.broker import producing as producing_module
 from asynqpy.broker.batches import MAX_BATCH
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.messages import TaskMessage, TaskState
-from asynqpy.broker.producing import NewTask, enqueue_batches
+from asynqpy.broker.producing import NewTask, enqueue_batches, wait_call
 from asynqpy.errors import BrokerError, DuplicateTaskError, TaskIdConflictError
 from tests import redis_state as state
 from tests.broker.factories import LOCK, grouped_task, new_task, scheduled_task
@@ -199,6 +199,35 @@ async def test_a_repeated_call_answers_the_same_and_changes_nothing(
     again = await other_broker.enqueue(tasks)
     assert [type(answer) for answer in again] == [type(answer) for answer in answers]
     assert await state.dump(redis) == before
+
+
+@pytest.mark.single_redis("its statistics are those of one node")
+async def test_a_repeated_call_writes_what_is_there_for_who_waits_for_replicas(
+    broker: Broker, redis: Redis
+) -> None:
+    """``WAIT`` waits for the last write of a connection, and on a new one for nothing."""
+    tasks = [new_task("a", token="mine"), new_task("b", token="")]
+    await broker.enqueue(tasks)
+    await state.ask(redis, "CONFIG", "RESETSTAT")
+    assert await broker.enqueue(tasks) == [None, None]
+    assert (await redis.info("commandstats"))["cmdstat_hset"]["calls"] == 2
+
+
+async def test_a_repeated_call_leaves_a_key_of_another_type_alone(
+    broker: Broker, redis: Redis
+) -> None:
+    await state.ask(redis, "SET", state.task_key("default", "a"), "noise")
+    assert await broker.enqueue([new_task("a", token="")]) == [None]
+    assert await state.ask(redis, "GET", state.task_key("default", "a")) == b"noise"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1.0, 1_000), (0.25, 250), (0.0001, 1)],
+)
+def test_a_wait_is_never_one_without_an_end(seconds: float, words: int) -> None:
+    """Redis takes 0 ms for no limit."""
+    assert wait_call(2, seconds).words == ("WAIT", 2, words)
 
 
 async def test_an_id_made_for_one_call_needs_no_token_to_be_repeated(

@@ -14,6 +14,7 @@ from asynqpy.broker.broker import Broker
 from asynqpy.broker.findings import Finding, Problem
 from asynqpy.broker.healer import Steps
 from asynqpy.broker.scripts import command, nothing
+from tests import single
 from tests.broker.conftest import Deployment
 from tests.damage import active_task_without_a_lease, pending_task_in_no_list, soon
 from tests.fake_clock import FakeClock
@@ -166,6 +167,7 @@ async def test_steps_tell_how_far_the_search_is(broker: Broker, redis: Redis) ->
     assert 0.5 * search.total < done < 3 * search.total
 
 
+@single.COUNTED
 async def test_busy_redis_is_asked_little_at_a_time(
     broker: Broker, redis: Redis, redis_server: RedisProcess
 ) -> None:
@@ -217,6 +219,7 @@ async def test_damage_is_found_in_every_shape_of_redis(
     assert await heal(broker_of, decode=True) == {}
 
 
+@single.COUNTED
 async def test_glance_asks_redis_little(broker: Broker, redis: Redis) -> None:
     await seed_many(redis, "pending", {f"p{n}": 0 for n in range(3_000)})
     await seed_retry(redis, message("r"), at=1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from asynqpy import Doctor
+from tests.raw_redis import raw_client
 from tests.redis_state import (
     ask,
     dump,
@@ -127,7 +128,7 @@ async def readable(redis: Redis) -> set[str]:
 
 
 async def check(url: str, states: list[str], damage: list[Blow]) -> None:
-    async with Redis.from_url(url, protocol=2) as redis, Doctor(url) as doctor:
+    async with raw_client(url) as redis, Doctor(url) as doctor:
         await ask(redis, "FLUSHALL")
         await seed(redis, states)
         assert await invariants(redis) == []

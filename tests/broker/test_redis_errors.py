@@ -4,7 +4,15 @@ import pytest
 from redis import exceptions as redis_errors
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from asynqpy.broker.redis_errors import AWAY, REFUSING, Kind, kind_of, text_of, translate
+from asynqpy.broker.redis_errors import (
+    AWAY,
+    REFUSING,
+    Kind,
+    fit_to_show,
+    kind_of,
+    text_of,
+    translate,
+)
 from asynqpy.errors import (
     BrokerAuthError,
     BrokerError,
@@ -33,12 +41,52 @@ CASES: list[tuple[Exception, Kind]] = [
     (redis_errors.ClusterDownError("The cluster is down"), Kind.DOWN),
     (redis_errors.SlotNotCoveredError('Slot "5718" is not covered by the cluster.'), Kind.DOWN),
     (redis_errors.MasterDownError("Link with MASTER is down"), Kind.DOWN),
+    (
+        redis_errors.TryAgainError("Multiple keys request during rehashing of slot"),
+        Kind.MOVING,
+    ),
+    (
+        redis_errors.ResponseError("Script attempted to access a non local key in a cluster node"),
+        Kind.MOVING,
+    ),
+    (
+        redis_errors.ResponseError(
+            "Unable to execute command 'exists' in script because undeclared keys were accessed "
+            "during rehashing of the slot"
+        ),
+        Kind.MOVING,
+    ),
     (redis_errors.ConnectionError("No connection available."), Kind.BUSY),
     (redis_errors.MaxConnectionsError(), Kind.BUSY),
     (redis_errors.ConnectionError("Too many connections"), Kind.BUSY),
     (redis_errors.ResponseError("NOAUTH Authentication required."), Kind.AUTH),
     (redis_errors.AuthenticationError("invalid password"), Kind.AUTH),
     (redis_errors.NoPermissionError("this user has no permissions"), Kind.AUTH),
+    (
+        redis_errors.ResponseError(
+            "The user executing the script can't run this command or subcommand script: "
+            f"{40 * 'a'}, on @user_script:47."
+        ),
+        Kind.AUTH,
+    ),
+    (
+        redis_errors.ResponseError(
+            "ACL failure in script: User ann has no permissions to run the 'lpush' command"
+        ),
+        Kind.AUTH,
+    ),
+    (
+        redis_errors.ConnectionError("Error 1 connecting to h:1. CERTIFICATE_VERIFY_FAILED"),
+        Kind.UNREACHABLE,
+    ),
+    (
+        redis_errors.ConnectionError("(1, '[SSL: TLSV1_ALERT_UNKNOWN_CA] tlsv1 alert')"),
+        Kind.UNREACHABLE,
+    ),
+    (
+        redis_errors.ConnectionError("(1, '[SSL: SSLV3_ALERT_BAD_RECORD_MAC] sslv3 alert')"),
+        Kind.BROKEN,
+    ),
     (redis_errors.ResponseError(f"OOM {FULL}"), Kind.FULL),
     (redis_errors.ResponseError(FULL), Kind.FULL),
     (redis_errors.ResponseError(f"{IN_SCRIPT}OOM {FULL}"), Kind.FULL),
@@ -85,3 +133,14 @@ def test_an_error_without_a_text_is_told_by_its_name() -> None:
 def test_what_redis_refuses_for_now_counts_as_away() -> None:
     assert REFUSING < AWAY
     assert not AWAY & {Kind.BUSY, Kind.AUTH, Kind.FULL, Kind.OTHER}
+
+
+def test_a_callers_sentinels_are_not_quoted_with_their_passwords() -> None:
+    listed = "<redis.asyncio.client.Redis(<Connection(host=h,password=s3cret)>)> - TimeoutError()"
+    error = MasterNotFoundError(f"No master found for 'm' : {listed}")
+    shown = fit_to_show(error)
+    assert (type(shown), str(shown)) == (MasterNotFoundError, "No master found for 'm'")
+    assert "s3cret" not in str(translate(error, "m/0 by sentinels h:1"))
+    harmless = MasterNotFoundError("No master found for 'm' : h:1 - timed out")
+    assert fit_to_show(harmless) is harmless
+    assert "h:1 - timed out" in text_of(harmless)

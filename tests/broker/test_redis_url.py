@@ -12,13 +12,14 @@ from asynqpy.broker.redis_url import (
     TcpUrl,
     parse_redis_url,
 )
+from asynqpy.broker.tls_options import Tls
 
 NOBODY = Credentials()
 ANN = Credentials("ann", "s3cret")
 
 
 def tcp(
-    host: str, port: int = 6379, db: int = 0, who: Credentials = NOBODY, *, tls: bool = False
+    host: str, port: int = 6379, db: int = 0, who: Credentials = NOBODY, *, tls: Tls | None = None
 ) -> TcpUrl:
     return TcpUrl(Endpoint(host, port), db, who, tls)
 
@@ -37,18 +38,29 @@ def tcp(
         ("redis://:@h", tcp("h")),
         ("redis://a%40b:p%2Fw%3A%23+%25@h", tcp("h", who=Credentials("a@b", "p/w:#+%"))),
         ("redis://:p@ss:w#rd@h", tcp("h", who=Credentials(None, "p@ss:w#rd"))),
-        ("rediss://ann:s3cret@h/3", tcp("h", 6379, 3, ANN, tls=True)),
+        ("rediss://ann:s3cret@h/3", tcp("h", 6379, 3, ANN, tls=Tls())),
+        ("rediss://h?ssl_ca_certs=/a%20b/ca.pem", tcp("h", tls=Tls(ca_certs="/a b/ca.pem"))),
         ("redis-socket:///run/redis.sock", SocketUrl("/run/redis.sock", 0, NOBODY)),
         ("redis-socket://ann:s3cret@/r.sock?db=4", SocketUrl("/r.sock", 4, ANN)),
         ("unix:///tmp/a%40b%20c.sock?db=1", SocketUrl("/tmp/a@b c.sock", 1, NOBODY)),
         (
             "redis-sentinel://h1,h2:1/5?master=main",
-            SentinelUrl((Endpoint("h1", 26379), Endpoint("h2", 1)), "main", 5, NOBODY, NOBODY),
+            SentinelUrl(
+                (Endpoint("h1", 26379), Endpoint("h2", 1)), "main", 5, NOBODY, NOBODY, None
+            ),
         ),
-        ("redis-cluster://h1:1", ClusterUrl((Endpoint("h1", 1),), NOBODY)),
+        (
+            "rediss-sentinel://ann:s3cret@h1?master=main&ssl_server_name=redis",
+            SentinelUrl((Endpoint("h1", 26379),), "main", 0, ANN, ANN, Tls(server_name="redis")),
+        ),
+        ("redis-cluster://h1:1", ClusterUrl((Endpoint("h1", 1),), NOBODY, None)),
         (
             "redis-cluster://ann:s3cret@h1,[::1]:2/0",
-            ClusterUrl((Endpoint("h1", 6379), Endpoint("::1", 2)), ANN),
+            ClusterUrl((Endpoint("h1", 6379), Endpoint("::1", 2)), ANN, None),
+        ),
+        (
+            "rediss-cluster://h1?ssl_insecure=true",
+            ClusterUrl((Endpoint("h1", 6379),), NOBODY, Tls(insecure=True)),
         ),
     ],
 )
@@ -102,7 +114,19 @@ def test_sentinels_share_the_credentials_of_redis_unless_given_their_own(
         ("redis://h?db=1", "'db' for redis://; it takes none; the database .* write /1 after the"),
         ("redis-sentinel://h?master=m&db=1", "the database goes into the path"),
         ("redis-cluster://h?db=1", "unknown option 'db' for redis-cluster://; it takes none$"),
-        ("rediss://h?ssl_cert_reqs=none", "unknown option 'ssl_cert_reqs'"),
+        ("rediss://h?ssl_cert_reqs=none", "unknown option 'ssl_cert_reqs' .* takes ssl_ca_certs,"),
+        ("redis://h?ssl_ca_certs=ca.pem", "'ssl_ca_certs' is for TLS: write rediss:// for it"),
+        ("redis-sentinel://h?master=m&ssl_insecure=true", "write rediss-sentinel:// for it"),
+        ("redis-cluster://h?ssl_certfile=c", "write rediss-cluster:// for it"),
+        ("unix:///r.sock?ssl_ca_certs=ca.pem", "'ssl_ca_certs' is for TLS: a unix socket has none"),
+        ("redis-socket:///r.sock?ssl_insecure=true", "a unix socket has none"),
+        ("rediss://h?ssl_ca_certs=", "ssl_ca_certs= is empty"),
+        ("rediss://h?ssl_certfile=c&ssl_password=a&s3cret=", "unknown option for rediss://"),
+        ("redis-sentinel://h?master=m&sentinel_password=a&s3cret", "write an & in a password as"),
+        ("rediss-sentinel://h", r"rediss-sentinel:// needs .*\?master=name"),
+        ("rediss-cluster://h/1", "database 0 only"),
+        ("rediss-cluster://h?db=1", "unknown option 'db'"),
+        ("rediss-socket:///r.sock", "unsupported Redis URL scheme"),
         ("redis-socket://run/redis.sock", "three slashes"),
         ("unix://", "three slashes"),
         ("unix:///", "three slashes"),
@@ -132,5 +156,8 @@ def test_a_password_is_not_in_the_repr() -> None:
         "unix://:s3cret@/s",
         "redis-sentinel://:s3cret@h?master=m&sentinel_password=s3cret2",
         "redis-cluster://:s3cret@h",
+        "rediss://:s3cret@h?ssl_certfile=c&ssl_password=s3cret",
+        "rediss-sentinel://:s3cret@h?master=m&ssl_certfile=c&ssl_password=s3cret",
+        "rediss-cluster://:s3cret@h?ssl_certfile=c&ssl_password=s3cret",
     ):
         assert "s3cret" not in repr(parse_redis_url(url))

@@ -41,15 +41,17 @@ class Producer:
     """Enqueues orders, so many a second or as fast as it can; journals ``acked``, ``uncertain`` and ``refused``.
 
     What got no answer is repeated until it has one. A conflict then means that it was stored the first time.
+    ``options`` are those of the ``Client``.
     """
 
-    def __init__(self, url: str, journal: Journal) -> None:
+    def __init__(self, url: str, journal: Journal, **options: Any) -> None:
         self._url = url
+        self._options = options
         self._journal = journal
 
     async def run(self, orders: Iterable[Order], rate: float | None = None) -> None:
         began, sent = time.monotonic(), 0
-        async with Client(self._url) as client:
+        async with Client(self._url, **self._options) as client:
             for batch in batches(orders, rate):
                 await self._enqueue(client, batch)
                 sent += len(batch)

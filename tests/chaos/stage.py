@@ -7,7 +7,8 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from tests.chaos.books import Books, close_books
 from tests.chaos.fleet import Fleet, Worker
@@ -17,7 +18,7 @@ from tests.chaos.producer import Order, Producer
 from tests.chaos.progress import Progress
 from tests.chaos.scenario import Settings
 from tests.chaos.verifier import drain, verify
-from tests.redis_process import RedisProcess, start_redis
+from tests.redis_process import start_redis
 
 _TICK = 0.25
 
@@ -29,10 +30,26 @@ _READY = 60.0
 _DRAIN = {"asynqpy": 120.0, "go": 420.0}
 
 
+class Topology(Protocol):
+    """A Redis of one process or of many, stopped at the end of the ``with``."""
+
+    @property
+    def url(self) -> str: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
 class Stage:
     """What a scenario has at hand. Made by ``staged``."""
 
-    def __init__(self, settings: Settings, redis: RedisProcess, **config: Any) -> None:
+    def __init__(self, settings: Settings, redis: Topology, **config: Any) -> None:
         self.settings = settings
         self.redis = redis
         self.random = random.Random(settings.seed)
@@ -65,8 +82,8 @@ class Stage:
     def elapsed(self) -> float:
         return time.monotonic() - self.started
 
-    def producer(self, url: str | None = None) -> Producer:
-        return Producer(url or self.redis.url, self.journal)
+    def producer(self, url: str | None = None, **options: Any) -> Producer:
+        return Producer(url or self.redis.url, self.journal, **options)
 
     async def produce(
         self, orders: Iterable[Order], rate: float | None = None, url: str | None = None
@@ -158,13 +175,14 @@ class Stage:
 
 @asynccontextmanager
 async def staged(
-    settings: Settings, *redis_args: str, redis: RedisProcess | None = None, **config: Any
+    settings: Settings, *redis_args: str, redis: Topology | None = None, **config: Any
 ) -> AsyncIterator[Stage]:
     """A stage with a fresh Redis (``redis_args`` are options of it), unless one is given.
 
     ``config`` is laid over that of the workers. Whatever happens, no process is left behind.
     """
-    with redis or start_redis(*redis_args) as server:
+    server = redis or start_redis(*redis_args)
+    with server:
         stage = Stage(settings, server, **config)
         with Progress(stage.line) as progress:
             watching = asyncio.create_task(stage.watch(progress))

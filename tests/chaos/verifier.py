@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
+from tests.raw_redis import keys_of, raw_client
 from tests.redis_state import LISTS, SORTED_SETS, ask, invariants, key, stored_message
 
 #: Where a task still has something before it.
@@ -22,6 +23,16 @@ _KEPT = re.compile(
     r"(processed|failed)(:\d{4}-\d\d-\d\d)?|archived|completed|t:.*|unique:.*)"
     r"|asynqpy:\{[^}]*\}:quarantine(:.*)?"
 )
+
+
+#: The length of each of KEYS, by the command of the same place in ARGV.
+_SIZES = """
+local sizes = {}
+for place, key in ipairs(KEYS) do
+  sizes[place] = redis.call(ARGV[place], key)
+end
+return sizes
+"""
 
 
 @dataclass(slots=True)
@@ -48,12 +59,12 @@ class Verdict:
 async def drain(url: str, queues: Sequence[str], within: float) -> float | None:
     """Wait until no task of the queues has anything before it; the seconds it took, if it did."""
     began = time.monotonic()
-    async with Redis.from_url(url, protocol=2) as redis:
+    async with raw_client(url) as redis:
         while time.monotonic() - began < within:
             try:
                 if not any(await _sizes(redis, queues)):
                     return time.monotonic() - began
-            except RedisError:
+            except (RedisError, RedisClusterException):
                 pass  # Redis itself may be the patient
             await asyncio.sleep(0.1)
     return None
@@ -62,7 +73,7 @@ async def drain(url: str, queues: Sequence[str], within: float) -> float | None:
 async def verify(url: str, queues: Sequence[str]) -> Verdict:
     """Inspect a Redis whose workers have all stopped."""
     verdict = Verdict()
-    async with Redis.from_url(url, protocol=2) as redis:
+    async with raw_client(url) as redis:
         for queue in queues:
             for container in UNFINISHED:
                 if ids := await _ids(redis, queue, container):
@@ -76,13 +87,12 @@ async def verify(url: str, queues: Sequence[str]) -> Verdict:
 
 
 async def _sizes(redis: Redis, queues: Sequence[str]) -> list[int]:
-    """All at one instant: a task that moves on meanwhile would be seen in neither place."""
-    async with redis.pipeline(transaction=True) as pipeline:
-        for queue in queues:
-            for container in UNFINISHED:
-                command = "LLEN" if container in LISTS else "ZCARD"
-                pipeline.execute_command(command, key(queue, container))
-        sizes: list[int] = await pipeline.execute()
+    """Those of a queue at one instant: a task that moves on meanwhile would be seen in neither place."""
+    sizes = []
+    for queue in queues:
+        places = [key(queue, container) for container in UNFINISHED]
+        commands = ["LLEN" if container in LISTS else "ZCARD" for container in UNFINISHED]
+        sizes += await ask(redis, "EVAL", _SIZES, len(places), *places, *commands)
     return sizes
 
 
@@ -96,7 +106,7 @@ async def _unaccounted(redis: Redis, left: Mapping[str, list[str]]) -> list[str]
     """Keys without an end that neither the documentation nor a stuck task explains."""
     in_use = {key(*place.rsplit(":", 1)) for place in left}
     found = []
-    for name in sorted(await ask(redis, "KEYS", "*")):
+    for name in await keys_of(redis):
         text = name.decode(errors="replace")
         explained = _KEPT.fullmatch(text) or text in in_use or (left and text.endswith(":lease"))
         if not explained and await ask(redis, "TTL", name) < 0:

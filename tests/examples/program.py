@@ -17,11 +17,11 @@ _TIMEOUT = 20.0
 class Program:
     """A running example. A context manager that ends it as Ctrl-C does, and wants status 0."""
 
-    def __init__(self, module: str, **environment: str) -> None:
+    def __init__(self, module: str, *arguments: str, **environment: str) -> None:
         self.module = module
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=_environment() | environment,
             stdin=subprocess.DEVNULL,
@@ -59,9 +59,9 @@ class Program:
         self.wait()
 
 
-def run(module: str, **environment: str) -> Program:
+def run(module: str, *arguments: str, **environment: str) -> Program:
     """An example that has ended by itself, with status 0."""
-    program = Program(module, **environment)
+    program = Program(module, *arguments, **environment)
     program.wait()
     return program
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.eventually import eventually
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 
-async def a_listener(redis_server: RedisProcess) -> None:
+async def a_listener(redis_server: CommonRedis) -> None:
     """Wait until a server has subscribed to cancellations."""
     await eventually(lambda: redis_server.ask("PUBSUB NUMSUB", "asynq:cancel")[0][1] > 0, within=10)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,13 @@ async def python_worker(redis_url: str, **options: Any) -> AsyncIterator[PythonW
         yield worker
 
 
-def python_process(redis_url: str) -> AbstractAsyncContextManager[WorkerProcess]:
-    """A server in a process of its own, with ten workers on the default queue."""
+def python_process(
+    redis_url: str, queues: Mapping[str, int] | None = None
+) -> AbstractAsyncContextManager[WorkerProcess]:
+    """A server in a process of its own, with ten workers, on the default queue unless others are given."""
+    names = json.dumps(queues or {"default": 1})
     return WorkerProcess.running(
-        sys.executable, "-m", "tests.interop.python_worker", redis_url, cwd=ROOT
+        sys.executable, "-m", "tests.interop.python_worker", redis_url, names, cwd=ROOT
     )
 
 
@@ -132,12 +136,12 @@ async def hang(task: ActiveTask) -> None:
     await asyncio.Event().wait()
 
 
-def main(redis_url: str) -> None:
+def main(redis_url: str, queues: Mapping[str, int]) -> None:
     def tell(event: Event) -> None:
         print(msgspec.json.encode(event).decode(), flush=True)
 
     async def serve() -> None:
-        server = make_server(redis_url, tell, retry_delay=lambda *_: 0)
+        server = make_server(redis_url, tell, queues=queues, retry_delay=lambda *_: 0)
         tell(Event(event="ready"))
         await server.run(handlers(tell))
 
@@ -152,4 +156,4 @@ def _end_with_stdin() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], json.loads(sys.argv[2]))

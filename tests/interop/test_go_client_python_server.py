@@ -10,7 +10,7 @@ from tests.eventually import eventually
 from tests.interop.cancel_channel import a_listener
 from tests.interop.go_program import EnqueueOptions, GoProgram
 from tests.interop.python_worker import python_worker
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -160,7 +160,7 @@ async def test_python_keeps_to_the_deadline(go: GoProgram, redis_url: str) -> No
 
 
 async def test_a_task_in_a_python_server_can_be_cancelled_from_go(
-    go: GoProgram, redis_server: RedisProcess, redis_url: str
+    go: GoProgram, redis_server: CommonRedis, redis_url: str
 ) -> None:
     retried = await go.enqueue("hang:1")
     archived = await go.enqueue("hang:2", max_retry=0)

@@ -14,7 +14,7 @@ from tests.interop.go_program import GoError, GoProgram
 from tests.interop.go_records import GoTask
 from tests.interop.python_worker import python_worker
 from tests.interop.states import RESTING, RETRY_DELAY, one_task_in_each_state
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 SECOND = timedelta(seconds=1)
 
@@ -174,7 +174,7 @@ async def test_go_deletes_a_task_from_any_state(
 async def test_go_shows_a_python_server_and_what_it_works_on(
     go: GoProgram,
     client: Client,
-    redis_server: RedisProcess,
+    redis_server: CommonRedis,
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

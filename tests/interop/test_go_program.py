@@ -12,7 +12,7 @@ import pytest
 
 from tests.interop.cancel_channel import a_listener
 from tests.interop.go_program import GoConflictError, GoDuplicateError, GoError, GoProgram
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 if TYPE_CHECKING:
     from tests.interop.go_records import GoTask
@@ -107,7 +107,7 @@ async def test_each_kind_of_handler_ends_as_its_name_says(go: GoProgram) -> None
 
 
 async def test_a_running_task_can_be_seen_and_cancelled(
-    go: GoProgram, redis_server: RedisProcess
+    go: GoProgram, redis_server: CommonRedis
 ) -> None:
     task = await go.enqueue("hang:1", payload=b"p", queue="high", max_retry=0)
     async with go.worker(queues={"high": 2, "low": 1}, strict=True, concurrency=3) as worker:

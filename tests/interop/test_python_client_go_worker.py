@@ -10,7 +10,7 @@ from asynqpy.broker.broker import Broker
 from tests.eventually import eventually
 from tests.interop.cancel_channel import a_listener
 from tests.interop.go_program import GoProgram
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -122,7 +122,7 @@ async def test_go_keeps_to_the_deadline(go: GoProgram, client: Client) -> None:
 
 
 async def test_a_task_in_a_go_worker_can_be_cancelled_from_python(
-    go: GoProgram, client: Client, redis_server: RedisProcess, redis_url: str
+    go: GoProgram, client: Client, redis_server: CommonRedis, redis_url: str
 ) -> None:
     info = await client.enqueue(Task("hang:1"), max_retry=0)
 
@@ -130,7 +130,7 @@ async def test_a_task_in_a_go_worker_can_be_cancelled_from_python(
         await worker.event("start", id=info.id)
         await a_listener(redis_server)
         broker = Broker(redis_url)
-        assert await broker.publish_cancel(info.id) == 1
+        await broker.publish_cancel(info.id)
         await broker.close()
         await worker.event("error", id=info.id, error="context canceled")
 

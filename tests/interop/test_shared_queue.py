@@ -8,7 +8,7 @@ from asynqpy import Client, Task, TaskInfo
 from tests.eventually import eventually
 from tests.interop.go_program import GoProgram
 from tests.interop.python_worker import python_process, python_worker
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 LEASE = "asynq:{default}:lease"
 
@@ -34,7 +34,7 @@ async def test_a_go_and_a_python_worker_run_10_000_tasks_exactly_once(
 
 
 async def test_python_takes_over_the_tasks_of_a_killed_go_worker(
-    go: GoProgram, redis_url: str, redis_server: RedisProcess
+    go: GoProgram, redis_url: str, redis_server: CommonRedis
 ) -> None:
     tasks = await go.enqueue_many("hang-in-go:1", 5)
     async with go.worker(concurrency=3) as victim:
@@ -51,7 +51,7 @@ async def test_python_takes_over_the_tasks_of_a_killed_go_worker(
 
 
 async def test_go_takes_over_the_tasks_of_a_killed_python_worker(
-    go: GoProgram, client: Client, redis_url: str, redis_server: RedisProcess
+    go: GoProgram, client: Client, redis_url: str, redis_server: CommonRedis
 ) -> None:
     infos = await client.enqueue_many([Task("hang-in-python:1") for _ in range(15)])
     async with python_process(redis_url) as victim:
@@ -70,7 +70,7 @@ async def test_go_takes_over_the_tasks_of_a_killed_python_worker(
     assert (await go.queue()).size == 0
 
 
-def _expire_leases(redis_server: RedisProcess) -> None:
+def _expire_leases(redis_server: CommonRedis) -> None:
     """Make the leases two minutes older than they are.
 
     A dead worker's tasks are free once its leases have run out, 30 s, and another 30 s of grace;

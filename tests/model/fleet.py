@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from asynqpy.broker.messages import TaskMessage
-from asynqpy.broker.outcomes import Archive, Done, Orphan, Outcome, Requeue, Retry, Settlement
+from asynqpy.broker.outcomes import (
+    Archive,
+    Done,
+    Orphan,
+    Outcome,
+    Requeue,
+    Retry,
+    Settlement,
+    SilentLease,
+)
 from asynqpy.broker.producing import NewTask
 from asynqpy.broker.scripts import Call
 from asynqpy.errors import AsynqError, BrokerError, BrokerUnavailableError
@@ -25,6 +34,16 @@ T = TypeVar("T")
 
 def _anything() -> None:
     """For a call that may touch every task."""
+
+
+def _plain(answer: object) -> object:
+    """An answer to be compared. Newer engines spell the exact score of a lease with an exponent."""
+    if not isinstance(answer, list):
+        return answer
+    return [
+        replace(it, score=repr(it.expires_at)) if isinstance(it, SilentLease) else it
+        for it in answer
+    ]
 
 
 @dataclass
@@ -85,7 +104,8 @@ class Fleet(RuleBasedStateMachine):
             self.late.append(Late(broker, broker.line.take_late(), permit, predict))
         elif fate is not Fate.UNSENT and self.sound:
             predicted = predict()
-            assert answer in (None, (predicted,)), f"answered {answer}, not {predicted}"
+            is_right = answer is None or _plain(answer[0]) == _plain(predicted)
+            assert is_right, f"answered {answer}, not {predicted}"
         return answer
 
     def _attempt(

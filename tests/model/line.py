@@ -30,7 +30,7 @@ class FatefulBroker(Broker):
 
     def __init__(self, redis: Redis, clock: Clock, owner: str = "") -> None:
         super().__init__(redis, clock, owner=owner)
-        self.line = self._runner = Line(self._connection)
+        self.line = self._runner = self._producer._runner = Line(self._connection)
 
 
 class Line(Runner):
@@ -51,14 +51,18 @@ class Line(Runner):
     async def arrive(self, calls: Sequence[Call[Any]]) -> None:
         await super().run_all(calls)
 
-    async def run_all(self, calls: Sequence[Call[Any]], told: Told | None = None) -> list[Any]:
+    async def run_all(
+        self, calls: Sequence[Call[Any]], told: Told | None = None, *, patience: float = 0.0
+    ) -> list[Any]:
         fate = self._fate if self._answered_before <= 0 else Fate.ANSWERED
         self._answered_before -= 1
         if fate is Fate.LATE:
             self._under_way = calls
         if fate in (Fate.UNSENT, Fate.LATE):
             raise BrokerUnavailableError("not sent, or not yet")
-        answers = await super().run_all(calls, None if fate is Fate.ANSWER_LOST else told)
+        answers = await super().run_all(
+            calls, None if fate is Fate.ANSWER_LOST else told, patience=patience
+        )
         if fate is Fate.ANSWER_LOST:
             raise BrokerUnavailableError("the answer was lost")
         return answers

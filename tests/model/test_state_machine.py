@@ -19,7 +19,7 @@ from asynqpy.broker.scripts import load
 from tests.model.fleet import Fleet
 from tests.model.machine import AsynqpyFleet
 from tests.model.mixed import MixedFleet
-from tests.redis_process import RedisProcess
+from tests.topologies.common import CommonRedis
 
 _ROUNDS = int(os.environ.get("ASYNQPY_MODEL_ROUNDS", "0"))
 _SHRINK = bool(os.environ.get("ASYNQPY_MODEL_SHRINK"))
@@ -39,30 +39,30 @@ def _settings(histories: int) -> settings:
     )
 
 
-def _run(machine: type[Fleet], redis: RedisProcess, histories: int) -> None:
+def _run(machine: type[Fleet], redis: CommonRedis, histories: int) -> None:
     bound = type(machine.__name__, (machine,), {"redis_url": redis.url})
     run_state_machine_as_test(bound, settings=_settings(histories))
 
 
 @pytest.fixture(scope="module")
-def loaded(redis_server: RedisProcess) -> RedisProcess:
+def loaded(common_redis: CommonRedis) -> CommonRedis:
     """A Redis that knows all scripts. One that it is sent again runs after the rest of its pipeline, which is well, but
     happens once only and not in a replay.
     """
     for file in (resources.files("asynqpy.broker") / "lua").iterdir():
-        redis_server.ask("SCRIPT", "LOAD", load(file.name.removesuffix(".lua")).text)
-    return redis_server
+        common_redis.ask("SCRIPT", "LOAD", load(file.name.removesuffix(".lua")).text)
+    return common_redis
 
 
 @pytest.mark.parametrize("round_", range(_ROUNDS or 1))
 def test_a_fleet_of_asynqpy_keeps_its_queue_sound_at_every_step(
-    loaded: RedisProcess, round_: int
+    loaded: CommonRedis, round_: int
 ) -> None:
     _run(AsynqpyFleet, loaded, 30)
 
 
 @pytest.mark.parametrize("round_", range(_ROUNDS or 1))
 def test_a_fleet_shared_with_go_loses_nothing_and_is_sound_once_reconciled(
-    loaded: RedisProcess, round_: int
+    loaded: CommonRedis, round_: int
 ) -> None:
     _run(MixedFleet, loaded, 15)

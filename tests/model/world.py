@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
 
-from redis.asyncio import Redis
-
 from asynqpy.broker.findings import Finding
 from asynqpy.broker.healer import Step
 from asynqpy.broker.outcomes import Delivery, Grant, Orphan, Settlement, SilentLease
@@ -21,6 +19,7 @@ from tests import redis_state as state
 from tests.fake_clock import FakeClock
 from tests.model.line import FatefulBroker
 from tests.model.queue_state import QUEUE
+from tests.raw_redis import raw_client
 
 T = TypeVar("T")
 
@@ -54,7 +53,7 @@ class World:
 
     def __init__(self, redis_url: str) -> None:
         self._runner = asyncio.Runner(debug=False)
-        self.redis = Redis.from_url(redis_url, protocol=2)
+        self.redis = raw_client(redis_url)
         self.clock = FakeClock(_START)
         self.client = self.new_broker()
         #: What clients sent and were not answered; old ones give up.

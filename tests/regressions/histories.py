@@ -14,8 +14,8 @@ from asynqpy.errors import BrokerError
 from asynqpy.server.recoverer import Recoverer
 from tests.fake_clock import FakeClock
 from tests.flaky_broker import FlakyBroker
-from tests.redis_process import RedisProcess
 from tests.redis_state import ask, key, message, seed_pending
+from tests.topologies.common import CommonRedis
 
 #: One of each kind.
 OUTCOMES: list[Outcome] = [Done(), Complete(), Retry(4e9, "no"), Archive("no"), Requeue()]
@@ -74,7 +74,7 @@ async def lease_to_go(redis: Redis, clock: FakeClock, task_id: str = "t1") -> No
     await ask(redis, "ZADD", key("default", "lease"), int(clock.now()) + 30, task_id)
 
 
-def expire_leases(redis_server: RedisProcess, seconds: int = 120) -> None:
+def expire_leases(redis_server: CommonRedis, seconds: int = 120) -> None:
     """Make each lease end so many seconds ago, by the clock of Redis, its stamp as it was."""
     now = int(redis_server.ask("TIME")[0])
     lease = key("default", "lease")

@@ -17,7 +17,6 @@ from tests.eventually import eventually
 from tests.interop.go_program import GoConflictError, GoProgram
 from tests.interop.python_worker import python_worker
 from tests.interop.worker_process import WorkerProcess
-from tests.redis_process import RedisProcess
 from tests.redis_state import (
     ask,
     counter,
@@ -33,6 +32,7 @@ from tests.redis_state import (
 from tests.regressions.histories import Slow, closing, expire_leases, name_of
 from tests.server.parts import a_recoverer
 from tests.server.servers import serving
+from tests.topologies.common import CommonRedis
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +88,7 @@ async def counter_is(redis: Redis, processed: int) -> bool:
 
 
 async def test_b03_a_ghost_that_a_go_worker_makes_is_cleared_away(
-    go: GoProgram, redis: Redis, redis_url: str, redis_server: RedisProcess
+    go: GoProgram, redis: Redis, redis_url: str, redis_server: CommonRedis
 ) -> None:
     """asynq keeps the bare hash, active and leased, and its id taken, for ever."""
     await ask(redis, "SADD", "asynq:queues", "default")
@@ -159,7 +159,7 @@ async def test_b07_a_worker_learns_that_a_go_worker_has_its_task(
 
 
 async def test_b08_a_task_of_a_killed_go_worker_runs_again_though_it_has_no_retries(
-    go: GoProgram, redis_url: str, redis_server: RedisProcess, redis: Redis
+    go: GoProgram, redis_url: str, redis_server: CommonRedis, redis: Redis
 ) -> None:
     """asynq's recoverer archives it, as the second half shows."""
     await go.enqueue("hang-in-go:1", id="t1", max_retry=0)
@@ -178,7 +178,7 @@ async def test_b08_a_task_of_a_killed_go_worker_runs_again_though_it_has_no_retr
     assert (await go.task("t2")).last_error == "asynq: task lease expired"
 
 
-async def killed_at_work(go: GoProgram, redis_server: RedisProcess, task_id: str) -> None:
+async def killed_at_work(go: GoProgram, redis_server: CommonRedis, task_id: str) -> None:
     async with go.worker() as victim:
         await victim.event("start", id=task_id)
         await victim.kill()

@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.clock import Clock
+from tests import single
 from tests.eventually import eventually
 from tests.flaky_broker import FlakyBroker
 from tests.redis_process import RedisProcess
@@ -29,6 +30,7 @@ from tests.regressions.histories import closing
 from tests.server.gate import Gate
 from tests.server.parts import a_recoverer, a_workshop, work_off
 from tests.server.servers import a_server
+from tests.topologies.common import CommonRedis
 
 
 def clock_of_a_host(monkeypatch: pytest.MonkeyPatch, skew: float) -> Clock:
@@ -50,12 +52,12 @@ async def skewed(
     await broker.close()
 
 
-def redis_time(redis_server: RedisProcess) -> int:
+def redis_time(redis_server: CommonRedis) -> int:
     return int(redis_server.ask("TIME")[0])
 
 
 async def test_b13_leases_are_written_by_the_clock_of_redis(
-    skewed: FlakyBroker, redis: Redis, redis_server: RedisProcess
+    skewed: FlakyBroker, redis: Redis, redis_server: CommonRedis
 ) -> None:
     """asynq writes them by the host's: two minutes behind, each is over before it begins."""
     gate = Gate()
@@ -71,7 +73,7 @@ async def test_b13_leases_are_written_by_the_clock_of_redis(
 
 
 async def test_b13_a_recoverer_goes_by_the_clock_of_redis(
-    skewed: FlakyBroker, redis: Redis, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+    skewed: FlakyBroker, redis: Redis, redis_server: CommonRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """asynq's goes by the host's: two minutes ahead, it takes every task that runs from its worker."""
     now = redis_time(redis_server)
@@ -88,7 +90,7 @@ async def test_b13_a_recoverer_goes_by_the_clock_of_redis(
 
 
 async def test_b13_a_delayed_task_is_due_by_the_clock_of_redis(
-    skewed: FlakyBroker, redis: Redis, redis_server: RedisProcess
+    skewed: FlakyBroker, redis: Redis, redis_server: CommonRedis
 ) -> None:
     """asynq's forwarder goes by the host's too."""
     now = redis_time(redis_server)
@@ -100,7 +102,7 @@ async def test_b13_a_delayed_task_is_due_by_the_clock_of_redis(
 
 
 async def test_b13_a_server_that_has_not_met_redis_yet_takes_and_recovers_nothing(
-    redis: Redis, redis_server: RedisProcess, skewed: FlakyBroker, monkeypatch: pytest.MonkeyPatch
+    redis: Redis, redis_server: CommonRedis, skewed: FlakyBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no such moment in asynq, which goes by the host's clock for good."""
     await seed_active(redis, message("ours"), lease=redis_time(redis_server) + 29.5)
@@ -141,6 +143,7 @@ async def test_b13_hosts_that_are_four_minutes_apart_leave_each_others_tasks_alo
     assert len(gate.started) == await counter(redis, "processed") == 5
 
 
+@single.PROXIED
 async def test_b13_a_server_that_starts_before_redis_waits_for_its_clock(
     redis: Redis, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,7 +151,7 @@ async def test_b13_a_server_that_starts_before_redis_waits_for_its_clock(
     gate, now = Gate(), redis_time(redis_server)
     await seed_pending(redis, message("new"))
     await seed_active(redis, message("runs"), lease=now + 29.5)
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         proxy.refuses = True
         with monkeypatch.context() as patch:
             patch.setattr("time.time", lambda: now + 120.0)

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 
 from asynqpy import ActiveTask, BrokerUnavailableError, CancelCause, Client, Task
 from asynqpy.broker.broker import Broker
+from tests import single
 from tests.broker.factories import new_task
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
@@ -126,11 +127,12 @@ def dice() -> Dice:
 @pytest.fixture
 async def proxy(redis_server: RedisProcess, dice: Dice) -> AsyncIterator[RedisProxy]:
     """On the way to Redis, and in the hands of the dice."""
-    async with RedisProxy(redis_server.port, dice=dice) as proxy:
+    async with RedisProxy.before(redis_server, dice=dice) as proxy:
         proxy.drop_replies = 0.5
         yield proxy
 
 
+@single.PROXIED
 async def test_b09_a_dequeue_whose_answer_is_lost_is_not_sent_again(
     redis: Redis, proxy: RedisProxy, dice: Dice
 ) -> None:
@@ -149,6 +151,7 @@ async def test_b09_a_dequeue_whose_answer_is_lost_is_not_sent_again(
 # B10: the answer of an enqueue.
 
 
+@single.PROXIED
 async def test_b10_a_task_whose_answer_was_lost_is_stored_once_and_says_so(
     redis: Redis, proxy: RedisProxy, dice: Dice
 ) -> None:
@@ -162,6 +165,7 @@ async def test_b10_a_task_whose_answer_was_lost_is_stored_once_and_says_so(
     assert await states(redis, "t1") == ["pending"]
 
 
+@single.CALLERS_CLIENT
 async def test_b10_a_client_of_the_callers_that_repeats_meets_no_conflict_with_itself(
     redis: Redis, proxy: RedisProxy, dice: Dice
 ) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from asynqpy.server.canceler import Canceler
 from asynqpy.server.runs import Run, Runs
 from asynqpy.task import CancelCause
+from tests import single
 from tests.eventually import eventually
 from tests.flaky_broker import FlakyBroker
 from tests.redis_state import ask
@@ -63,6 +64,7 @@ async def test_unknown_and_unreadable_ids_are_ignored(broker: FlakyBroker, redis
         await eventually(lambda: mine.task.cancel_cause is CancelCause.REQUESTED)
 
 
+@single.COUNTED
 async def test_subscription_whose_connection_was_killed_is_renewed(
     broker: FlakyBroker, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.server.forwarder import Forwarder
+from tests import single
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
 from tests.flaky_broker import FlakyBroker
@@ -143,6 +144,7 @@ async def told(broker: FlakyBroker) -> AsyncIterator[None]:
     await broker.key_watch.close()
 
 
+@single.COUNTED
 async def test_only_queues_that_have_changed_or_are_due_are_asked(
     broker: FlakyBroker, redis: Redis, clock: FakeClock, told: None
 ) -> None:

@@ -329,7 +329,7 @@ async def test_lease_that_runs_out_because_redis_refuses_cancels_its_handler(
     heartbeater: Heartbeater, broker: FlakyBroker, redis: Redis, runs: Runs, clock: FakeClock
 ) -> None:
     taken = await take(broker, redis, runs, "t1")
-    await ask(redis, "RENAME", key("default", "lease"), "kept")
+    await ask(redis, "RENAME", key("default", "lease"), key("default", "kept"))
     await ask(redis, "SET", key("default", "lease"), "junk")
     clock.advance(30)
     await heartbeater.tick()

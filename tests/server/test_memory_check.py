@@ -9,6 +9,7 @@ import pytest
 from asynqpy.broker.broker import Broker
 from asynqpy.errors import BrokerUnavailableError
 from asynqpy.server.memory_check import MemoryCheck
+from tests import single
 from tests.flaky_broker import FlakyBroker
 from tests.redis_process import RedisProcess
 
@@ -28,6 +29,7 @@ async def test_redis_that_evicts_nothing_is_not_complained_about(
 
 
 @pytest.mark.usefixtures("evicting")
+@single.ITS_SETTINGS
 async def test_redis_that_evicts_is_warned_of_once(
     broker: FlakyBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -47,6 +49,7 @@ async def test_redis_that_is_away_is_asked_again(
     assert caplog.text == ""
 
 
+@single.ITS_SETTINGS
 async def test_redis_that_may_not_tell_is_left_alone(
     redis_server: RedisProcess, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,7 +148,7 @@ async def test_refusal_to_hand_out_tasks_backs_the_processor_off(
     shop = a_workshop(broker)
     await seed_pending(redis, message())
     async with refused_writes(redis):
-        with pytest.raises(BrokerError, match="can't run"):
+        with pytest.raises(BrokerError, match=r"can't run|no permissions"):
             await shop.processor.tick()
     await work_off(shop)
     assert await states(redis, "t1") == [""]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 
 import pytest
 from redis.asyncio import Redis
@@ -9,6 +10,7 @@ from redis.asyncio import Redis
 from asynqpy.errors import LeaseExpiredError, WorkerCrashedError
 from asynqpy.server.recoverer import Recoverer
 from asynqpy.task import ActiveTask
+from tests import single
 from tests.eventually import eventually
 from tests.fake_clock import FakeClock
 from tests.flaky_broker import FlakyBroker
@@ -315,7 +317,7 @@ async def test_pass_in_which_nothing_can_be_settled_ends(
     assert await states(redis, "t0", "t1", "t2") == ["active"] * 3
     (record,) = caplog.records
     assert "could not recover tasks" in record.getMessage()
-    assert "can't run" in record.getMessage()
+    assert re.search("can't run|no permissions", record.getMessage())
 
 
 async def test_pass_by_a_clock_that_redis_has_not_confirmed_does_not_happen(
@@ -370,6 +372,7 @@ async def test_slow_error_handler_holds_up_no_recovery(
     assert sorted(told) == ["late", "t0"]
 
 
+@single.WITHOUT_REPLICAS
 async def test_redis_that_takes_no_writes_makes_no_orphans(
     broker: FlakyBroker, redis: Redis, redis_url: str, clock: FakeClock
 ) -> None:

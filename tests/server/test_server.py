@@ -15,6 +15,7 @@ from asynqpy.client import Client
 from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError, ServerClosedError
 from asynqpy.server.server import Server, ServerState
 from asynqpy.task import ActiveTask, Task
+from tests import single
 from tests.eventually import eventually
 from tests.redis_process import RedisProcess, free_port, start_redis
 from tests.redis_state import ask, counter, dump, message, seed_pending
@@ -301,6 +302,7 @@ async def test_health_check_is_told_how_redis_is(redis_url: str) -> None:
     assert set(told) == {None}
 
 
+@single.COUNTED
 async def test_nothing_is_left_of_ten_servers_of_one_process(
     redis_url: str, redis_server: RedisProcess
 ) -> None:

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import redis as sync_redis
 from redis.asyncio import Redis
 
 from asynqpy.server.server import Server
 from asynqpy.task import ActiveTask
 from tests.eventually import eventually
-from tests.redis_process import RedisProcess
 from tests.redis_state import counter, invariants, message, messages, seed_pending
 from tests.server.servers import QUICK
+from tests.topologies.common import CommonRedis
 
 LEASE = "asynq:{default}:lease"
 
@@ -28,18 +27,17 @@ class WatchfulServer(Server):
 class LeaseWatch(threading.Thread):
     """Notes each second up to which the lease of t1 was extended, from outside of any event loop."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, redis: CommonRedis) -> None:
         super().__init__()
-        self._port = port
+        self._redis = redis
         self._ended = threading.Event()
         self.seen: set[int] = set()
 
     def run(self) -> None:
-        with sync_redis.Redis(port=self._port, protocol=2) as client:
-            while not self._ended.wait(0.02):
-                score = client.zscore(LEASE, "t1")
-                if score is not None:
-                    self.seen.add(int(score))
+        while not self._ended.wait(0.02):
+            score = self._redis.ask("ZSCORE", LEASE, "t1")
+            if score is not None:
+                self.seen.add(int(score))
 
     def end(self) -> None:
         self._ended.set()
@@ -47,9 +45,9 @@ class LeaseWatch(threading.Thread):
 
 
 async def test_handler_that_blocks_the_loop_keeps_its_lease_and_is_named_in_the_log(
-    redis_url: str, redis: Redis, redis_server: RedisProcess, caplog: pytest.LogCaptureFixture
+    redis_url: str, redis: Redis, redis_server: CommonRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = LeaseWatch(redis_server.port)
+    watch = LeaseWatch(redis_server)
     handled = []
 
     async def blocks_everything(task: ActiveTask) -> None:
@@ -80,8 +78,8 @@ class Handling:
     #: Seconds; longer than a lease.
     blocks_for = 4.5
 
-    def __init__(self, redis_port: int) -> None:
-        self._redis: Any = sync_redis.Redis(port=redis_port, protocol=2)
+    def __init__(self, redis: CommonRedis) -> None:
+        self._redis = redis
         self.server: Server | None = None
         self.blocks = threading.Event()
         self.handled: list[str] = []
@@ -100,7 +98,7 @@ class Handling:
         assert self.server is not None
         if not self.server._runs.granted():
             return set()
-        given_out = {task_id.decode() for task_id in self._redis.zrange(LEASE, 0, -1)}
+        given_out = {task_id.decode() for task_id in self._redis.ask("ZRANGE", LEASE, "0", "-1")}
         return given_out - {lease.id for lease in self.server._runs.held()}
 
     def _has_ended(self, task_id: str) -> bool:
@@ -110,9 +108,6 @@ class Handling:
         return task_id not in {run.message.id for run in runs} and any(
             lease.id == task_id for lease in runs.held()
         )
-
-    def close(self) -> None:
-        self._redis.close()
 
 
 async def very_soon(predicate: Callable[[], object]) -> None:
@@ -149,7 +144,7 @@ class SecondServer(threading.Thread):
 
 
 async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop(
-    redis_url: str, redis: Redis, redis_server: RedisProcess, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, redis: Redis, redis_server: CommonRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("asynqpy.broker.broker.LEASE_SECONDS", 3)
     for name, seconds in {
@@ -169,7 +164,7 @@ async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop
         "retry_delay": lambda *_: 0.1,
         "error_handler": lambda *about: told.append(about),
     }
-    handling = Handling(redis_server.port)
+    handling = Handling(redis_server)
     second = SecondServer(redis_url, handling, options)
     ids = [f"t{n}" for n in range(8)]
     await seed_pending(redis, *messages(len(ids)))
@@ -181,7 +176,6 @@ async def test_what_has_ended_and_what_is_being_given_out_survive_a_blocked_loop
             await eventually(lambda: is_empty(redis), within=15)
     finally:
         second.end()
-        handling.close()
     assert handling.blocks.is_set()
     assert sorted(handling.handled) == ids
     assert (await counter(redis, "processed"), await counter(redis, "failed")) == (len(ids), 0)

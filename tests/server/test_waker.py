@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker import key_watch
-from asynqpy.broker.broker import Broker
+from asynqpy.broker.cluster_watch import ClusterWatch
 from asynqpy.broker.connection import RedisSource
 from asynqpy.client import Client
 from asynqpy.errors import BrokerError, BrokerUnavailableError
@@ -21,11 +20,16 @@ from asynqpy.handler import Handler
 from asynqpy.server.server import Server
 from asynqpy.server.waker import Waker
 from asynqpy.task import ActiveTask, Task
+from tests import single
 from tests.eventually import eventually
 from tests.flaky_broker import FlakyBroker
-from tests.redis_process import RedisProcess, start_cluster, start_redis
+from tests.raw_redis import raw_client
+from tests.redis_process import RedisProcess, start_redis
 from tests.redis_proxy import RedisProxy
 from tests.redis_state import ask, key, message, seed_pending, seed_scheduled
+from tests.topologies.cluster import start_cluster
+from tests.topologies.common import CommonRedis
+from tests.topologies.moving_slot import MovingSlot
 
 #: Polls so rare that a task which comes in time was not found by one.
 RARELY = 300.0
@@ -65,7 +69,7 @@ async def commands(redis_url: str, seconds: float) -> Counter[str]:
     sent: Counter[str] = Counter()
 
     async def read() -> None:
-        async with Redis.from_url(redis_url, protocol=2) as client, client.monitor() as monitor:
+        async with raw_client(redis_url) as client, client.monitor() as monitor:
             async for line in monitor.listen():
                 if line["client_type"] != "lua":
                     sent[line["command"].split()[0].upper()] += 1
@@ -101,12 +105,13 @@ async def test_a_task_wakes_a_server_that_is_partly_busy(redis_url: str) -> None
         gate.set()
 
 
+@single.COUNTED
 async def test_of_many_queues_only_that_of_the_task_is_asked(redis_url: str, work: Work) -> None:
     queues = [f"q{n}" for n in range(100)]
     async with (
         waiting(redis_url, work, queues=queues) as server,
         Client(redis_url) as client,
-        Redis.from_url(redis_url, protocol=2) as redis,
+        raw_client(redis_url) as redis,
     ):
         await eventually(lambda: not server._processor._arrivals.promising)
         await ask(redis, "CONFIG", "RESETSTAT")
@@ -116,6 +121,7 @@ async def test_of_many_queues_only_that_of_the_task_is_asked(redis_url: str, wor
         assert statistics["cmdstat_evalsha"]["calls"] < 20
 
 
+@single.COUNTED
 async def test_a_paused_queue_costs_nothing_and_resuming_it_wakes(
     redis_url: str, redis: Redis, work: Work
 ) -> None:
@@ -129,6 +135,7 @@ async def test_a_paused_queue_costs_nothing_and_resuming_it_wakes(
         await eventually(lambda: sorted(work.done) == ["a", "b"])
 
 
+@single.COUNTED
 async def test_an_idle_server_sends_a_command_a_second_at_most(redis_url: str, work: Work) -> None:
     async with waiting(redis_url, work, queues=[f"q{n}" for n in range(20)]):
         await commands(redis_url, 2.5)  # what a server does once, at its start
@@ -145,6 +152,7 @@ async def test_a_delayed_task_is_on_time_though_nobody_polls(redis_url: str, wor
         await eventually(lambda: work.done == ["soon"], within=10)
 
 
+@single.COUNTED
 async def test_a_stream_of_delayed_tasks_keeps_the_forwarder_no_busier_than_one(
     redis_url: str, redis: Redis, work: Work
 ) -> None:
@@ -160,7 +168,7 @@ async def test_a_stream_of_delayed_tasks_keeps_the_forwarder_no_busier_than_one(
 
 
 async def test_after_the_line_was_cut_the_server_is_woken_again(
-    redis_url: str, redis_server: RedisProcess, work: Work
+    redis_url: str, redis_server: CommonRedis, work: Work
 ) -> None:
     async with waiting(redis_url, work) as server, Client(redis_url) as client:
         redis_server.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -170,12 +178,13 @@ async def test_after_the_line_was_cut_the_server_is_woken_again(
         await eventually(lambda: work.done == ["t"], within=10)
 
 
+@single.PROXIED
 async def test_a_line_that_is_dead_at_the_other_end_is_replaced(
     redis_server: RedisProcess, redis_url: str, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = key_watch._CHECK_AFTER
     monkeypatch.setattr(key_watch, "_CHECK_AFTER", 0.1)
-    async with RedisProxy(redis_server.port) as proxy, waiting(proxy.url, work) as server:
+    async with RedisProxy.before(redis_server) as proxy, waiting(proxy.url, work) as server:
         proxy.swallows_replies = True
         await eventually(lambda: not server._broker.key_watch.is_live, within=15)
         # A line that is checked all the time has to be quick all the time.
@@ -221,10 +230,11 @@ class DeafProxy(RedisProxy):
 
 @pytest.fixture
 async def deaf(redis_server: RedisProcess, redis_url: str) -> AsyncIterator[DeafProxy]:
-    async with DeafProxy(redis_server.port) as proxy:
+    async with DeafProxy.before(redis_server) as proxy:
         yield proxy
 
 
+@single.OVERHEARD
 async def test_behind_a_proxy_without_resp3_tasks_are_found_by_polling(
     deaf: DeafProxy, redis_url: str, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -244,7 +254,7 @@ async def test_where_the_acl_denies_it_tasks_are_found_by_polling_which_is_told_
 ) -> None:
     caplog.set_level(logging.INFO, "asynqpy")
     with start_redis() as redis_server:
-        rights = ("on", ">secret", "~asynq*", "&*", "+@all", "-client|tracking")
+        rights = ("on", ">secret", "~asynq*", "&*", "+@all", "-client")
         redis_server.ask("ACL", "SETUSER", "worker", *rights)
         url = f"redis://worker:secret@{redis_server.address}/0"
         server = Server(url, task_check_interval=0.2)
@@ -296,11 +306,34 @@ async def test_refusals_are_forgotten_when_a_line_has_held(
     assert waker._refusals <= 1
 
 
-async def test_a_cluster_is_polled() -> None:
+async def test_a_task_on_any_node_of_a_cluster_wakes_an_idle_server(work: Work) -> None:
+    queues = [f"q{n}" for n in range(12)]
     with start_cluster() as cluster:
-        broker = Broker(cluster.url)
-        assert await Waker(broker=broker).tick() == math.inf
-        await broker.close()
+        assert len({cluster.primary_of_queue(queue).port for queue in queues}) == 3
+        async with waiting(cluster.url, work, queues=queues), Client(cluster.url) as client:
+            for count, queue in enumerate(queues, start=1):
+                await client.enqueue(Task("email"), queue=queue)
+                await until(work.done, count)
+
+
+async def test_where_the_slot_of_a_queue_has_gone_its_tasks_wake_again(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "_CHECK_AFTER", 0.2)
+    with start_cluster() as cluster:
+        source = cluster.primary_of_queue("default")
+        target, other = (node for node in cluster.nodes if node is not source)
+        async with waiting(cluster.url, work) as server, Client(cluster.url) as client:
+            watch = server._broker.key_watch
+            assert isinstance(watch, ClusterWatch)
+            changes = watch._cluster.changes
+            move = MovingSlot(cluster.slot_of("{default}"), source, target, [other])
+            move.begin()
+            move.end()
+            await eventually(lambda: watch._changes > changes)
+            await eventually(lambda: not server._processor._arrivals.promising)
+            await client.enqueue(Task("email"))
+            await until(work.done, 1)
 
 
 async def test_the_watch_ends_with_the_server(redis_url: str, work: Work) -> None:

@@ -9,14 +9,13 @@ import asyncio
 import logging
 import sys
 
-from redis.asyncio import Redis
-
 from asynqpy.server.server import Server
 from asynqpy.task import ActiveTask
+from tests.raw_redis import raw_client
 
 
 async def main(url: str, shutdown_timeout: float) -> None:
-    async with Redis.from_url(url, protocol=2) as redis:
+    async with raw_client(url) as redis:
 
         async def handler(task: ActiveTask) -> None:
             logging.info("handling %s", task.id)

@@ -13,9 +13,8 @@ import os
 import signal
 import sys
 
-from redis.asyncio import Redis
-
 from asynqpy import ActiveTask, ServeMux, Server
+from tests.raw_redis import raw_client
 
 REDIS_URL = os.environ["REDIS_URL"]
 
@@ -41,12 +40,12 @@ async def wait(task: ActiveTask) -> None:
 
 
 async def _let_go() -> None:
-    async with Redis.from_url(REDIS_URL) as redis:
+    async with raw_client(REDIS_URL) as redis:
         await redis.blpop(["go"])
 
 
 async def _note(name: str) -> None:
-    async with Redis.from_url(REDIS_URL) as redis:
+    async with raw_client(REDIS_URL) as redis:
         await redis.rpush(name, os.getpid())
 
 
@@ -98,7 +97,7 @@ async def serverless() -> None:
 
 async def spoilt() -> None:
     """Works, but fails to start once the key ``spoilt`` is there."""
-    async with Redis.from_url(REDIS_URL) as redis:
+    async with raw_client(REDIS_URL) as redis:
         if await redis.exists("spoilt"):
             sys.exit(3)
     await main()

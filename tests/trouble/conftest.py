@@ -59,7 +59,7 @@ async def eye(mortal_redis: MortalRedis) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def proxy(redis_server: RedisProcess, redis_url: str) -> AsyncIterator[RedisProxy]:
     """Before a Redis that is empty."""
-    async with RedisProxy(redis_server.port) as proxy:
+    async with RedisProxy.before(redis_server) as proxy:
         yield proxy
 
 

@@ -10,6 +10,7 @@ import pytest
 from asynqpy.client import Client
 from asynqpy.errors import BrokerUnavailableError
 from asynqpy.task import Task
+from tests import single
 from tests.eventually import eventually
 from tests.redis_proxy import RedisProxy
 from tests.server.servers import serving
@@ -46,6 +47,7 @@ class Crowd:
 
 
 @pytest.mark.parametrize("was_there", [False, True])
+@single.PROXIED
 async def test_a_server_and_a_busy_client_together_try_twice_a_second_at_most(
     proxy: RedisProxy, work: Work, was_there: bool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ from asynqpy.client import Client
 from asynqpy.errors import BrokerUnavailableError
 from asynqpy.task import Task
 from tests import redis_state as state
+from tests import single
 from tests.eventually import eventually
 from tests.redis_proxy import RedisProxy
 from tests.server.servers import serving
@@ -30,6 +31,7 @@ async def impatient(proxy: RedisProxy) -> AsyncIterator[Redis]:
 
 
 @pytest.mark.parametrize("way", ["swallows_requests", "swallows_replies"])
+@single.PROXIED
 async def test_a_server_and_a_client_get_over_dead_lines(
     proxy: RedisProxy,
     impatient: Redis,
@@ -54,6 +56,7 @@ async def test_a_server_and_a_client_get_over_dead_lines(
     assert await state.invariants(redis) == []
 
 
+@single.PROXIED
 async def test_a_crowd_of_callers_does_not_queue_up_for_a_dead_line(
     proxy: RedisProxy, impatient: Redis
 ) -> None:

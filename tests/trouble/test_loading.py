@@ -53,7 +53,7 @@ async def test_the_log_says_that_it_loads(
     await stop_with_much_data(mortal_redis, eye)
     mortal_redis.start(*_SLOW)
     async with serving(mortal_redis.url, work):
-        await eventually(lambda: told(caplog, "is away: Redis is loading the dataset in memory"))
+        await eventually(lambda: told(caplog, " is loading the dataset in memory"))
         await eventually(lambda: told(caplog, "is back after"), within=15)
         await enqueue(mortal_redis.url, "a")
         await eventually(lambda: work.done == ["a"])

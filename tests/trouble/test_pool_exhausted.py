@@ -8,12 +8,14 @@ from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from asynqpy.client import Client
 from asynqpy.errors import BrokerUnavailableError
 from asynqpy.task import Task
+from tests import single
 from tests.eventually import eventually
 from tests.redis_proxy import RedisProxy
 from tests.trouble.voice import complaints, told
 
 
 @pytest.mark.parametrize("kind", [BlockingConnectionPool, ConnectionPool])
+@single.CALLERS_CLIENT
 async def test_calls_wait_for_a_connection_rather_than_fail(
     redis_url: str, kind: type[ConnectionPool], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -23,6 +25,7 @@ async def test_calls_wait_for_a_connection_rather_than_fail(
     assert complaints(caplog) == []
 
 
+@single.PROXIED
 async def test_a_call_that_gets_no_connection_says_so_and_is_no_outage(
     proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -44,6 +47,7 @@ async def test_a_call_that_gets_no_connection_says_so_and_is_no_outage(
     assert told(caplog, "is away") == 0
 
 
+@single.CALLERS_CLIENT
 async def test_a_pool_that_others_have_exhausted_is_told_apart_from_an_outage(
     redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ from redis.asyncio import Redis
 from asynqpy.client import Client
 from asynqpy.task import ActiveTask
 from tests import redis_state as state
+from tests import single
 from tests.eventually import eventually
 from tests.redis_proxy import RedisProxy
 from tests.server.servers import serving
@@ -15,6 +16,7 @@ from tests.trouble.voice import complaints
 from tests.trouble.work import insist
 
 
+@single.PROXIED
 async def test_a_redis_that_is_far_away_is_no_trouble(
     proxy: RedisProxy, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -34,6 +36,7 @@ async def test_a_redis_that_is_far_away_is_no_trouble(
     assert await state.invariants(redis) == []
 
 
+@single.PROXIED
 async def test_the_clock_is_right_all_the_same(proxy: RedisProxy, redis_url: str) -> None:
     proxy.delay = 0.2
     async with Client(proxy.url) as far, Client(redis_url) as near:

@@ -9,6 +9,14 @@ local active, lease, archived = KEYS[1], KEYS[2], KEYS[3]
 local prefix, day_expires, now = ARGV[1], ARGV[2], ARGV[3]
 local cutoff, keep, chunk = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
 local function holds(id, fence)
   local score = redis.call('ZSCORE', lease, id)
@@ -34,15 +42,25 @@ end
 -- A trimmed task goes whole: its entry, its hash, and the unique lock if it still holds it.
 local function drop(ids)
   for _, id in ipairs(ids) do
-    local lock = redis.pcall('HGET', prefix .. id, 'unique_key')
-    if type(lock) == 'string' and redis.pcall('GET', lock) == id then
-      redis.call('DEL', lock)
+    local key = prefix .. id
+    local lock = redis.pcall('HGET', key, 'unique_key')
+    local is_lock = type(lock) == 'string' and lock:sub(1, #prefix - 2) == prefix:sub(1, -3)
+    -- As check_here; but what cannot go now goes another time.
+    if type(redis.pcall('EXISTS', archived, key, is_lock and lock or key)) == 'number' then
+      if is_lock and redis.pcall('GET', lock) == id then
+        redis.call('DEL', lock)
+      end
+      redis.call('ZREM', archived, id)
+      redis.call('DEL', key)
     end
-    redis.call('ZREM', archived, id)
-    redis.call('DEL', prefix .. id)
   end
 end
 
+local names = {}
+for i = 7, #ARGV, 3 do
+  names[#names + 1] = prefix .. ARGV[i]
+end
+check_here(names)
 redis.call('ZCARD', archived)
 local answers, settled = {}, 0
 for i = 7, #ARGV, 3 do

@@ -7,6 +7,14 @@
 local active, lease, completed, processed_today, processed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, day_expires = ARGV[1], ARGV[2]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
 local function holds(id, fence)
   local score = redis.call('ZSCORE', lease, id)
@@ -29,6 +37,14 @@ local function count(key, n)
   return total
 end
 
+local names = {}
+for i = 3, #ARGV, 5 do
+  names[#names + 1] = prefix .. ARGV[i]
+  if ARGV[i + 2] ~= '' then
+    names[#names + 1] = ARGV[i + 2]
+  end
+end
+check_here(names)
 redis.call('ZCARD', completed)
 local answers, settled = {}, 0
 for i = 3, #ARGV, 5 do

@@ -8,6 +8,14 @@
 local pending, paused, active, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, limit, score, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 if redis.call('EXISTS', paused) == 1 then
   return {0, {}, {}}
 end
@@ -21,10 +29,15 @@ end
 redis.call('LLEN', active)
 redis.call('ZCARD', lease)
 local ids = redis.call('LRANGE', pending, -count, -1)
+local names = {}
+for i, id in ipairs(ids) do
+  names[i] = prefix .. id
+end
+check_here(names)
 local tasks, taken, leases, readable, repeated, seen = {}, {}, {}, {}, {}, {}
 for i = #ids, 1, -1 do
   local id = ids[i]
-  local record = redis.pcall('HMGET', prefix .. id, 'msg', 'state')
+  local record = redis.pcall('HMGET', names[i], 'msg', 'state')
   if seen[id] or (record[2] == 'active' and redis.call('ZSCORE', lease, id)) then
     repeated[#repeated + 1] = id
   else
@@ -34,7 +47,7 @@ for i = #ids, 1, -1 do
     leases[#leases + 1] = score
     leases[#leases + 1] = id
     if record[1] then
-      readable[#readable + 1] = prefix .. id
+      readable[#readable + 1] = names[i]
     end
   end
   seen[id] = true

@@ -6,6 +6,14 @@
 local active, lease, processed_today, processed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, day_expires = ARGV[1], ARGV[2]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
 local function opens(score, fence)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
@@ -30,13 +38,14 @@ for i = 3, #ARGV, 3 do
 end
 local scores = redis.call('ZMSCORE', lease, unpack(ids))
 
-local answers, settled, locks, records, seen = {}, {}, {}, {}, {}
+local answers, settled, locks, records, held, seen = {}, {}, {}, {}, {}, {}
 for n, id in ipairs(ids) do
   local key = prefix .. id
   if not seen[id] and opens(scores[n], ARGV[3 * n + 1]) then
     seen[id] = true
     settled[#settled + 1] = id
     locks[#locks + 1] = ARGV[3 * n + 2]
+    held[#held + 1] = locks[#locks] ~= '' and locks[#locks] or nil
     records[#records + 1] = key
     answers[n] = 1
   else
@@ -46,6 +55,8 @@ end
 if #settled == 0 then
   return answers
 end
+check_here(records)
+check_here(held)
 
 -- Backwards, as dequeue has put the last one at the head of the list: what LREM looks for is near by.
 for n = #settled, 1, -1 do

@@ -15,9 +15,9 @@ local prefix, state, now_ns, group, words = ARGV[1], ARGV[2], ARGV[3], ARGV[4], 
 
 -- Reading a container of the wrong type fails here, before the first write.
 redis.call(state == 'pending' and 'LLEN' or 'ZCARD', container)
-redis.call('SCARD', groups)
+local has_groups = redis.call('SCARD', groups) > 0 and 1 or 0
 
-local taken, held = {}, {}
+local taken, held, repeated = {}, {}, {}
 
 local function is_own_earlier_run(key, token)
   return not taken[key] and (token == '' or redis.pcall('HGET', key, 'enqueue_token') == token)
@@ -35,8 +35,10 @@ local function is_locked(lock)
 end
 
 local function verdict(key, token, lock)
-  local exists = taken[key] or redis.call('EXISTS', key) == 1
+  -- Of two keys: while the slot moves to another node, which may have the one that looks gone, Redis refuses that.
+  local exists = taken[key] or redis.call('EXISTS', key, groups) > has_groups
   if exists and is_own_earlier_run(key, token) then
+    repeated[#repeated + 1] = key
     return 1, false
   end
   if lock ~= '' and is_locked(lock) then
@@ -53,6 +55,16 @@ local function token_and_lock(i)
     return '', ''
   end
   return ARGV[i + 2], ARGV[i + 3]
+end
+
+-- WAIT waits for the last write of its connection, which a repeated call has not made yet. Deleted first: a full Redis
+-- allows that, and what follows in the same script.
+local function write_again(key)
+  local state = redis.pcall('HGET', key, 'state')
+  if type(state) == 'string' then
+    redis.call('HDEL', key, 'state')
+    redis.call('HSET', key, 'state', state)
+  end
 end
 
 local answers, accepted, ids = {}, {}, {}
@@ -95,5 +107,8 @@ for _, i in ipairs(accepted) do
     redis.call('SET', lock, id, 'EX', ARGV[i + 4])
     redis.call('HSET', key, 'unique_key', lock)
   end
+end
+for _, key in ipairs(repeated) do
+  write_again(key)
 end
 return answers

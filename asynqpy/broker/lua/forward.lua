@@ -6,14 +6,33 @@
 local source, pending, groups = KEYS[1], KEYS[2], KEYS[3]
 local prefix, group_prefix, now, now_ns, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 redis.call('LLEN', pending)
 redis.call('SCARD', groups)
 local due = redis.call('ZRANGEBYSCORE', source, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-local moved, unreadable = 0, {}
+local names = {}
 for i = 1, #due, 2 do
-  local id = due[i]
-  local key = prefix .. id
-  local record = redis.pcall('HMGET', key, 'msg', 'group')
+  names[#names + 1] = prefix .. due[i]
+end
+check_here(names)
+local records, its_groups = {}, {}
+for n, key in ipairs(names) do
+  records[n] = redis.pcall('HMGET', key, 'msg', 'group')
+  local group = records[n][2]
+  its_groups[#its_groups + 1] = group and group ~= '' and group_prefix .. group or nil
+end
+check_here(its_groups)
+local moved, unreadable = 0, {}
+for n, key in ipairs(names) do
+  local i = 2 * n - 1
+  local id, record = due[i], records[n]
   if record.err or not record[1] then
     unreadable[#unreadable + 1] = id
     unreadable[#unreadable + 1] = due[i + 1]

@@ -7,6 +7,14 @@
 local listed, active, quarantine = KEYS[1], KEYS[2], KEYS[3]
 local prefix, quarantine_prefix, now = ARGV[1], ARGV[2], ARGV[3]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 local function matches(id, fence)
   local score = redis.call('ZSCORE', listed, id)
   return score and (score == fence or (score % 1) * 2097152 == tonumber(fence))
@@ -23,6 +31,12 @@ local function free_name(id)
   return name
 end
 
+local names = {}
+for i = 4, #ARGV, 2 do
+  names[#names + 1] = prefix .. ARGV[i]
+  names[#names + 1] = quarantine_prefix .. ARGV[i]
+end
+check_here(names)
 redis.call('ZCARD', quarantine)
 local moved = {}
 for i = 4, #ARGV, 2 do

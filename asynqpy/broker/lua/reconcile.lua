@@ -20,6 +20,14 @@ local sorted_sets = {scheduled = KEYS[4], retry = KEYS[5], archived = archived, 
 -- Where the state names no place that has the task: what can still run goes before what has ended.
 local preference = {'pending', 'active', 'retry', 'scheduled', 'aggregating', 'archived', 'completed'}
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 local function copies(list, id)
   local found = redis.pcall('LPOS', list, id, 'COUNT', 0)
   return found.err and 0 or #found
@@ -354,8 +362,13 @@ if heals then
   end
   redis.call('SCARD', groups)
 end
+local wanted, names = suspects(), {}
+for n, suspect in ipairs(wanted) do
+  names[n] = prefix .. suspect.id
+end
+check_here(names)
 local answers = {}
-for _, suspect in ipairs(suspects()) do
+for _, suspect in ipairs(wanted) do
   for _, word in ipairs({reconcile(suspect)}) do
     answers[#answers + 1] = word
   end

@@ -7,6 +7,14 @@ local prefix, group_prefix, heals = ARGV[1], ARGV[2], ARGV[3] == 'heal'
 local hex = '%x'
 local set_id = ':' .. hex:rep(8) .. '%-' .. (hex:rep(4) .. '%-'):rep(3) .. hex:rep(12) .. '$'
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- A set that lost its entry is known by its name, unless its members say that they belong to a group of that name.
 local function is_set(name, key, is_listed)
   if type(redis.pcall('ZSCORE', sets, key)) == 'string' then
@@ -15,10 +23,18 @@ local function is_set(name, key, is_listed)
     return false
   end
   local first = redis.call('ZRANGE', key, 0, 0)[1]
+  if first then
+    check_here({prefix .. first})
+  end
   local group = first and redis.pcall('HGET', prefix .. first, 'group')
   return first and group ~= name
 end
 
+local names = {}
+for i = 4, #ARGV do
+  names[#names + 1] = group_prefix .. ARGV[i]
+end
+check_here(names)
 local answers = {}
 for i = 4, #ARGV do
   local name = ARGV[i]

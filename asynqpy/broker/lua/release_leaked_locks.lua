@@ -5,6 +5,14 @@
 -- An archived task keeps its lock until the TTL, as in asynq.
 local prefix, heals = ARGV[1], ARGV[2] == 'heal'
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- The message of a task that took a lock names it. Go sets the lock first, and leaves it when the id turns out taken.
 local function is_leaked(lock, holder)
   local record = redis.pcall('HMGET', prefix .. holder, 'state', 'msg')
@@ -14,9 +22,16 @@ local function is_leaked(lock, holder)
   return record[1] == 'completed' or not record[2] or not string.find(record[2], lock, 1, true)
 end
 
-local answers = {}
+local holders, names = {}, {}
 for i, lock in ipairs(KEYS) do
   local holder = redis.pcall('GET', lock)
+  holders[i] = holder
+  names[#names + 1] = type(holder) == 'string' and prefix .. holder or nil
+end
+check_here(names)
+local answers = {}
+for i, lock in ipairs(KEYS) do
+  local holder = holders[i]
   local answer = ''
   if type(holder) == 'table' then
     holder, answer = '', 'wrong_type'

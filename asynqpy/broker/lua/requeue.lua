@@ -6,6 +6,14 @@
 local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
 local prefix, now_ns = ARGV[1], ARGV[2]
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 -- The fence is the stamp in the fraction of the lease score, or the exact score (a dead holder's).
 local function holds(id, fence)
   local score = redis.call('ZSCORE', lease, id)
@@ -18,6 +26,11 @@ local function is_writable(key)
   return kind == 'hash' or kind == 'none'
 end
 
+local names = {}
+for i = 3, #ARGV, 3 do
+  names[#names + 1] = prefix .. ARGV[i]
+end
+check_here(names)
 redis.call('LLEN', pending)
 local answers = {}
 -- Last to first: what is pushed last at the tail runs first.

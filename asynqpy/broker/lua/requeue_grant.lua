@@ -8,14 +8,29 @@ local active, lease, pending = KEYS[1], KEYS[2], KEYS[3]
 local prefix, now_ns, owner = ARGV[1], ARGV[2], ARGV[6]
 local stamp, first, last = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
+-- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
+-- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+local function check_here(names)
+  for first = 1, #names, 900 do
+    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+  end
+end
+
 redis.call('LLEN', active)
 redis.call('LLEN', pending)
 local leases = redis.call('ZRANGEBYSCORE', lease, first, '(' .. string.format('%d', last + 1), 'WITHSCORES')
-local requeued = 0
+local ids, names = {}, {}
 for i = 1, #leases, 2 do
-  local id = leases[i]
-  local key = prefix .. id
-  local record = (leases[i + 1] % 1) * 2097152 == stamp and redis.pcall('HMGET', key, 'msg', 'owner') or {}
+  if (leases[i + 1] % 1) * 2097152 == stamp then
+    ids[#ids + 1] = leases[i]
+    names[#names + 1] = prefix .. leases[i]
+  end
+end
+check_here(names)
+local requeued = 0
+for n, id in ipairs(ids) do
+  local key = names[n]
+  local record = redis.pcall('HMGET', key, 'msg', 'owner')
   if record[1] and record[2] == owner then
     redis.call('LREM', active, 1, id)
     redis.call('ZREM', lease, id)

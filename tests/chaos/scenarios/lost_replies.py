@@ -13,6 +13,7 @@ from tests.chaos.orphans import OrphanWatch
 from tests.chaos.producer import OWN_CONFLICT, Order
 from tests.chaos.scenario import Result, Scenario, Settings, Size
 from tests.chaos.stage import Stage, staged
+from tests.redis_process import start_redis
 from tests.redis_proxy import RedisProxy
 
 WORKERS = 2
@@ -34,8 +35,9 @@ def orders(stage: Stage) -> Iterator[Order]:
 
 
 async def run(settings: Settings) -> Result:
-    async with staged(settings, concurrency=30) as stage:
-        proxy = RedisProxy(stage.redis.port, dice=stage.random, keeps_requests=False)
+    redis = start_redis()
+    async with staged(settings, redis=redis, concurrency=30) as stage:
+        proxy = RedisProxy(redis.port, dice=stage.random, keeps_requests=False)
         async with proxy:
             watch = OrphanWatch(stage.redis.url, list(stage.queues), stage.ledger)
             watching = asyncio.create_task(watch.run())

@@ -17,6 +17,7 @@ from tests.chaos.ledger import Fault, Run
 from tests.chaos.producer import Order
 from tests.chaos.scenario import Result, Scenario, Settings, Size
 from tests.chaos.stage import Stage, staged
+from tests.redis_process import RedisProcess, start_redis
 from tests.redis_proxy import RedisProxy
 
 WORKERS = 3
@@ -57,8 +58,10 @@ def orders(stage: Stage) -> Iterator[Order]:
 
 async def run(settings: Settings) -> Result:
     async with AsyncExitStack() as stack:
-        stage = await stack.enter_async_context(staged(settings, concurrency=60))
-        sites = [await _site(stage, stack) for _ in range(WORKERS)]
+        redis = start_redis()
+        staging = staged(settings, redis=redis, concurrency=60)
+        stage = await stack.enter_async_context(staging)
+        sites = [await _site(stage, stack, redis) for _ in range(WORKERS)]
         await stage.fleet.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(stage.produce(orders(stage), settings.tasks / settings.seconds))
@@ -79,8 +82,8 @@ async def run(settings: Settings) -> Result:
     return books.result
 
 
-async def _site(stage: Stage, stack: AsyncExitStack) -> Site:
-    proxy = await stack.enter_async_context(RedisProxy(stage.redis.port, keeps_requests=False))
+async def _site(stage: Stage, stack: AsyncExitStack, redis: RedisProcess) -> Site:
+    proxy = await stack.enter_async_context(RedisProxy(redis.port, keeps_requests=False))
     (worker,) = stage.fleet.start(redis=proxy.url)
     return Site(worker, proxy)
 

@@ -34,7 +34,7 @@ func chaos(args []string) error {
 	if err != nil {
 		return err
 	}
-	redis, err := asynq.ParseRedisURI(config.Redis)
+	redis, err := parseRedis(config.Redis)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func fail(err error) {
 func newFlags(name string) (*flag.FlagSet, *redisFlag) {
 	flags := flag.NewFlagSet(name, flag.ExitOnError)
 	redis := &redisFlag{asynq.RedisClientOpt{Addr: "127.0.0.1:6379"}}
-	flags.Var(redis, "redis", "`URL` of the Redis server")
+	flags.Var(redis, "redis", "`URL` of the Redis server, its sentinels or the nodes of a cluster")
 	return flags, redis
 }
 
@@ -53,7 +53,7 @@ type redisFlag struct{ asynq.RedisConnOpt }
 func (r *redisFlag) String() string { return "" }
 
 func (r *redisFlag) Set(url string) (err error) {
-	r.RedisConnOpt, err = asynq.ParseRedisURI(url)
+	r.RedisConnOpt, err = parseRedis(url)
 	return err
 }
 

@@ -9,7 +9,8 @@ import (
 	"github.com/hibiken/asynq"
 )
 
-// The 0.24.1 half of version_v026.go: no headers, and idle workers always poll each second.
+// The 0.24.1 half of version_v026.go: no headers, idle workers always poll each second, and sentinels
+// know passwords only.
 
 func newTask(typename string, payload []byte, headers map[string]string) (*asynq.Task, error) {
 	if headers != nil {
@@ -23,3 +24,5 @@ func headersOf(*asynq.TaskInfo) map[string]string { return nil }
 func headersOfTask(*asynq.Task) map[string]string { return nil }
 
 func setCheckInterval(*asynq.Config, time.Duration) {}
+
+func setSentinelUsername(*asynq.RedisFailoverClientOpt, string) {}

@@ -24,3 +24,7 @@ func headersOfTask(t *asynq.Task) map[string]string { return t.Headers() }
 func setCheckInterval(config *asynq.Config, interval time.Duration) {
 	config.TaskCheckInterval = interval
 }
+
+func setSentinelUsername(options *asynq.RedisFailoverClientOpt, username string) {
+	options.SentinelUsername = username
+}
