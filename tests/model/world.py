@@ -55,6 +55,7 @@ class World:
         self._runner = asyncio.Runner(debug=False)
         self.redis = raw_client(redis_url)
         self.clock = FakeClock(_START)
+        self._brokers: list[FatefulBroker] = []
         self.client = self.new_broker()
         #: What clients sent and were not answered; old ones give up.
         self.unanswered: deque[list[NewTask]] = deque(maxlen=2)
@@ -76,6 +77,8 @@ class World:
             self.show(self.workers[-1].owner)
 
     def close(self) -> None:
+        for broker in self._brokers:
+            self.run(broker.close())
         self.run(self.redis.aclose())
         self._runner.close()
 
@@ -104,7 +107,9 @@ class World:
         return next(self._numbers)
 
     def new_broker(self, owner: str = "") -> FatefulBroker:
-        return FatefulBroker(self.redis, self.clock, owner)
+        broker = FatefulBroker(self.redis, self.clock, owner)
+        self._brokers.append(broker)
+        return broker
 
     def crash(self, which: int, *, shows: bool = True) -> None:
         """Forget all that a worker knew, and start another in its place. Its presence stays for a while."""
