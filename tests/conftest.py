@@ -14,6 +14,7 @@ from tests.redis_process import RedisProcess, start_redis
 from tests.replicas import Replicas, start_replicas
 from tests.topologies import common
 from tests.topologies.common import CommonRedis
+from tests.topologies.tls import Certificates, make_certificates
 
 #: Why tests were kept on a single server, and how many of them, where the others had another shape.
 kept_single: Counter[str] = Counter()
@@ -94,6 +95,18 @@ def replicas(started_replicas: Replicas) -> Iterator[Replicas]:
     started_replicas.empty()
     yield started_replicas
     started_replicas.thaw()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """To be copied by whoever changes them."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def other_certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """What an authority has signed that knows nothing of the first, nor the first of it."""
+    return make_certificates(tmp_path_factory.mktemp("others"))
 
 
 @pytest.fixture

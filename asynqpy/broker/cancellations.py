@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
@@ -38,9 +36,8 @@ class Cancellations:
         if self._parent.breaker.is_open:
             await self._runner.run(command("PING", read=nothing))
         self._outages = self._parent.breaker.outages
-        cluster = self._parent.cluster
         with self._runner.errors():
-            self._node = None if cluster is None else random.choice(await cluster.all_nodes())
+            self._node = await self._parent.some_node()
             self._connection = await self._parent.one_node(self._node)
             assert isinstance(self._connection.client, Redis)
             self._pubsub = self._connection.client.pubsub()
@@ -49,13 +46,13 @@ class Cancellations:
         if confirmation is None:
             where = self._parent.description
             raise BrokerUnavailableError(f"Redis at {where} did not confirm the cancel channel")
-        self._refuse_after_outage()
+        self._runner.refuse_after_outage(self._outages)
 
     async def next(self) -> str:
         """Wait for the id of the next task to cancel. Raises ``BrokerError`` when the connection breaks."""
         assert self._pubsub is not None, "open() comes first"
         while True:
-            self._refuse_after_outage()
+            self._runner.refuse_after_outage(self._outages)
             with self._runner.errors():
                 message = await self._pubsub.get_message(timeout=_PING_AFTER)
             if message is None:
@@ -65,12 +62,6 @@ class Cancellations:
                 return bytes(message["data"]).decode("utf-8", "replace")
             else:
                 self._pinged = False
-
-    def _refuse_after_outage(self) -> None:
-        """Others may have been led to another Redis since, where a line that was just being made was not dropped."""
-        if self._parent.breaker.outages != self._outages:
-            where = self._parent.description
-            raise BrokerUnavailableError(f"Redis at {where} was away, and may be another now")
 
     async def _refuse_a_node_that_has_left(self) -> None:
         """One that was taken out of its cluster goes on answering, and hears nothing."""

@@ -31,8 +31,8 @@ _MAP_AGAIN = 0.2
 #: Nodes that are asked for it at once; the first good answer counts.
 _ASKED_AT_ONCE = 3
 
-#: Seconds that a node may be silent after another has answered. One that is frozen or cut off is not to hold up what
-#: the others have for as long as one that is asked alone may take; one that was only slow is back in a moment.
+#: Seconds that a node may be silent while another answers. One that is frozen or cut off is not to hold up what the
+#: others have for as long as a single Redis may take; one that was only slow is back in a moment.
 _LAG = 2.0
 
 _FAILURES = (RedisError, OSError, TimeoutError)
@@ -61,7 +61,6 @@ class ClusterExchange:
     answers_early = False
 
     def __init__(self, plan: ClusterPlan) -> None:
-        self.description = plan.description
         self._plan = plan
         self._map = SlotMap()
         #: Grows whenever slots are found to be elsewhere.
@@ -116,7 +115,7 @@ class ClusterExchange:
             by_node.setdefault(unit[0], []).append(unit)
         shares = [_Share(self, *it, commands, replies) for it in by_node.items()]
         if len(shares) == 1:
-            await shares[0].send()
+            await shares[0].send_alone()
         else:
             await _send_together(shares)
 
@@ -245,6 +244,13 @@ class ClusterExchange:
                 await asyncio.wait(asking)
         return found
 
+    async def others_answer(self, silent: Endpoint | None) -> bool:
+        """Whether any of some other nodes does. It tells of the slots too, which may be why the one is silent."""
+        others = [it for it in self._map.primaries if it != silent and not self._is_away(it)]
+        asked = random.sample(others, min(len(others), _ASKED_AT_ONCE))
+        self._is_stale = True
+        return any(isinstance(it, SlotMap) for it in await self._maps_of(asked))
+
     async def _map_of(self, endpoint: Endpoint) -> SlotMap | Exception:
         try:
             (answer,) = await self.node(endpoint).send([("CLUSTER", "SLOTS")])
@@ -317,13 +323,40 @@ class _Share:
             answers = [error] * len(self._words)
         self._put(answers)
 
+    async def send_alone(self) -> None:
+        """As ``send``. Once it is silent for long others are asked, and if one answers it is not waited for."""
+        doubting: asyncio.Task[None] | None = None
+
+        def doubt() -> None:
+            nonlocal doubting
+            doubting = asyncio.create_task(self._doubt(), name=f"asynqpy:silent:{self._endpoint}")
+
+        timer = asyncio.get_running_loop().call_later(self._patience, doubt)
+        try:
+            await self.send_within_limit()
+        finally:
+            timer.cancel()
+            if doubting is not None:
+                doubting.cancel()
+
+    async def _doubt(self) -> None:
+        loop = asyncio.get_running_loop()
+        since = loop.time() - self._patience
+        while True:
+            others_answer = await self._cluster.others_answer(self._endpoint)
+            left = self.silent_at(since) - loop.time()
+            if others_answer and left <= 0:
+                self.give_up()
+                return
+            await asyncio.sleep(max(left, _MAP_AGAIN))
+
     async def send_within_limit(self) -> None:
         """As ``send``, until ``give_up``."""
         try:
             async with self._limit:
                 await self.send()
         except TimeoutError:
-            text = f"no answer within {self._patience:g} s after another node of the cluster"
+            text = f"no answer for {self._patience:g} s, though other nodes of the cluster answer"
             error = redis_errors.TimeoutError(text)
             self._cluster.node(self._endpoint).fell_silent(error)
             self._put([error] * len(self._words))

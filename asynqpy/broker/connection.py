@@ -90,15 +90,19 @@ class Connection:
         """
         return Connection(None, self._plan if timeout is None else quicker(self._plan, timeout))
 
-    async def one_node(self, node: Endpoint | None = None) -> Connection:
-        """A sibling that can subscribe: of a cluster, to this node of it, or to one at random.
+    async def some_node(self) -> Endpoint | None:
+        """A node of a cluster, at random; None where there is no choice.
 
         A classic pub/sub channel reaches all nodes of a cluster, so any one will do; when it
         fails, the next call most likely chooses another.
         """
-        if self.cluster is None or not isinstance(self._plan, ClusterPlan):
+        return None if self.cluster is None else random.choice(await self.cluster.all_nodes())
+
+    async def one_node(self, node: Endpoint | None = None) -> Connection:
+        """A sibling that can subscribe: of a cluster, to this node of it, or to ``some_node``."""
+        node = node or await self.some_node()
+        if node is None or not isinstance(self._plan, ClusterPlan):
             return self.sibling()
-        node = node or random.choice(await self.cluster.all_nodes())
         return Connection(None, self._plan.one_node(node))
 
     @property

@@ -226,7 +226,7 @@ class KeyWatch:
         """Keep what is known true until the line breaks; always raises ``BrokerError``."""
         while True:
             now = time.monotonic()
-            self._refuse_after_outage()
+            self._runner.refuse_after_outage(self._outages)
             if now >= self._next_proof:
                 await self._prove()
             elif not self._questions and now >= self._next_check:
@@ -235,11 +235,6 @@ class KeyWatch:
             heard = await self._receive(min(_LOOK_AFTER, max(0.0, due - now)))
             if not heard and self._questions and time.monotonic() >= self._answer_due:
                 raise BrokerUnavailableError(f"{self._name} fell silent on the line of changes")
-
-    def _refuse_after_outage(self) -> None:
-        """Others may have been led to another Redis since, and only the line still be where it was."""
-        if self._connection.breaker.outages != self._outages:
-            raise BrokerUnavailableError(f"{self._name} was away, and may be another now")
 
     async def close(self) -> None:
         """Know nothing any more, and give the connection up. Idempotent."""

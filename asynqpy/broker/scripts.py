@@ -119,6 +119,15 @@ class Runner:
         """Grows whenever Redis may have come back as another: empty, restored, or after a fail-over."""
         return self._doubts + self._breaker.outages
 
+    def refuse_after_outage(self, outages: int) -> None:
+        """Raise ``BrokerUnavailableError`` unless the breaker counts as many outages as when a line was made.
+
+        Others may have been led to another Redis since, and only the line still be where it was.
+        """
+        if self._breaker.outages != outages:
+            where = self._connection.description
+            raise BrokerUnavailableError(f"Redis at {where} was away, and may be another now")
+
     async def run(self, call: Call[T]) -> T:
         """Send one call. Raises ``BrokerError``."""
         result: T

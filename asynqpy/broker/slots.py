@@ -70,7 +70,7 @@ class SlotMap:
             replicas.update(copies)
         return cls(tuple(owners), frozenset(replicas))
 
-    @property
+    @cached_property
     def is_whole(self) -> bool:
         """Whether every slot has an owner."""
         return None not in self.owners

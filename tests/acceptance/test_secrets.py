@@ -32,7 +32,7 @@ from tests.redis_process import HOST, RedisProcess, free_port, start_redis
 from tests.server.servers import serving
 from tests.topologies.cluster import start_cluster
 from tests.topologies.sentinel import start_sentinel
-from tests.topologies.tls import Certificates, make_certificates, start_tls_redis
+from tests.topologies.tls import Certificates, start_tls_redis
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,14 +47,8 @@ ACL = ("--user", "ann", "on", f">{PASSWORD}", "~*", "&*", "+@all", "--requirepas
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """The client's key is encrypted."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def encrypted(made: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    key = serialization.load_pem_private_key(made.client_key.read_bytes(), None)
+def encrypted(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    key = serialization.load_pem_private_key(certificates.client_key.read_bytes(), None)
     path = tmp_path_factory.mktemp("key") / "encrypted.key"
     path.write_bytes(
         key.private_bytes(
@@ -66,16 +60,16 @@ def encrypted(made: Certificates, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
-def shown(made: Certificates, key: Path, password: str = KEY) -> str:
+def shown(certificates: Certificates, key: Path, password: str = KEY) -> str:
     """The options of a URL with an encrypted key."""
     opened = f"ssl_keyfile={key}&ssl_password={quote(password, safe='')}"
-    return f"ssl_ca_certs={made.ca}&ssl_certfile={made.client}&{opened}"
+    return f"ssl_ca_certs={certificates.ca}&ssl_certfile={certificates.client}&{opened}"
 
 
-def urls(made: Certificates, key: Path, address: str = "h") -> list[str]:
+def urls(certificates: Certificates, key: Path, address: str = "h") -> list[str]:
     """Each form of a URL, with secrets in all places where it may have some."""
     watched = f"master=m&sentinel_password={quote(WATCH, safe='')}"
-    tls = shown(made, key)
+    tls = shown(certificates, key)
     return [
         f"redis://{USER}{address}",
         f"redis://:{quote(PASSWORD, safe='')}@{address}/1",
@@ -89,7 +83,9 @@ def urls(made: Certificates, key: Path, address: str = "h") -> list[str]:
     ]
 
 
-def callers_clients(address: str, made: Certificates, key: Path) -> list[Redis | RedisCluster]:
+def callers_clients(
+    address: str, certificates: Certificates, key: Path
+) -> list[Redis | RedisCluster]:
     host, _, port = address.partition(":")
     watching = Sentinel(  # type: ignore[no-untyped-call]
         [(host, int(port))], sentinel_kwargs={"password": WATCH}
@@ -99,7 +95,9 @@ def callers_clients(address: str, made: Certificates, key: Path) -> list[Redis |
         Redis.from_url(f"redis://{USER}{address}"),
         watching.master_for("mymaster", username="ann", password=PASSWORD),
         RedisCluster(host, int(port), username="ann", password=PASSWORD),
-        RedisCluster(host, int(port), ssl=True, ssl_ca_certs=str(made.ca), password=PASSWORD),
+        RedisCluster(
+            host, int(port), ssl=True, ssl_ca_certs=str(certificates.ca), password=PASSWORD
+        ),
     ]
 
 
@@ -123,8 +121,10 @@ async def everything(source: RedisSource) -> AsyncIterator[list[object]]:
         await server.shutdown()
 
 
-async def test_nothing_shows_a_secret_of_its_url(made: Certificates, encrypted: Path) -> None:
-    for url in urls(made, encrypted):
+async def test_nothing_shows_a_secret_of_its_url(
+    certificates: Certificates, encrypted: Path
+) -> None:
+    for url in urls(certificates, encrypted):
         async with everything(url) as things:
             clients = [it.client for it in things if isinstance(it, Connection)]
             pools = [it.connection_pool for it in clients if isinstance(it, Redis)]
@@ -134,9 +134,9 @@ async def test_nothing_shows_a_secret_of_its_url(made: Certificates, encrypted: 
 
 
 async def test_nothing_shows_a_secret_of_a_callers_client(
-    made: Certificates, encrypted: Path
+    certificates: Certificates, encrypted: Path
 ) -> None:
-    for client in callers_clients(f"{HOST}:{free_port()}", made, encrypted):
+    for client in callers_clients(f"{HOST}:{free_port()}", certificates, encrypted):
         async with everything(client) as things:
             assert_hidden(*map(repr, things), *map(str, things))
         await client.aclose()
@@ -178,11 +178,11 @@ def test_a_url_that_cannot_be_used_is_not_quoted(url: str) -> None:
 
 
 async def test_a_key_that_does_not_open_is_told_without_its_password(
-    made: Certificates, encrypted: Path
+    certificates: Certificates, encrypted: Path
 ) -> None:
     for password in ("s3cret", "s3cret" * 1000):
         with pytest.raises(ValueError) as refused:
-            Client(f"rediss://h?{shown(made, encrypted, password)}")
+            Client(f"rediss://h?{shown(certificates, encrypted, password)}")
         assert_hidden(in_full(refused.value))
 
 
@@ -209,7 +209,7 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(made: Certificates) -> Iterator[Guarded]:
+def guarded(certificates: Certificates) -> Iterator[Guarded]:
     monitoring = (
         "sentinel auth-user mymaster ann",
         f"sentinel auth-pass mymaster {PASSWORD}",
@@ -217,7 +217,7 @@ def guarded(made: Certificates) -> Iterator[Guarded]:
     )
     with (
         start_redis(*ACL, ask_with={"password": PASSWORD}) as redis,
-        start_tls_redis(made) as tls,
+        start_tls_redis(certificates) as tls,
         start_sentinel(
             redis.port, "mymaster", 1, *monitoring, ask_with={"password": WATCH}
         ) as sentinel,
@@ -229,11 +229,11 @@ def guarded(made: Certificates) -> Iterator[Guarded]:
         yield Guarded(redis, tls, sentinel, cluster.nodes[0].address)
 
 
-def good(guarded: Guarded, made: Certificates, key: Path) -> dict[str, str]:
+def good(guarded: Guarded, certificates: Certificates, key: Path) -> dict[str, str]:
     watched = f"master=mymaster&sentinel_password={quote(WATCH, safe='')}"
     return {
         "plain": f"redis://{USER}{guarded.redis.address}",
-        "tls": f"rediss://{USER}{guarded.tls.address}?{shown(made, key)}",
+        "tls": f"rediss://{USER}{guarded.tls.address}?{shown(certificates, key)}",
         "sentinel": f"redis-sentinel://{USER}{guarded.sentinel.address}?{watched}",
         "cluster": f"redis-cluster://{USER}{guarded.cluster}",
     }
@@ -266,11 +266,11 @@ def assert_hidden_in(log: pytest.LogCaptureFixture) -> None:
 async def test_the_whole_life_of_a_server_tells_no_secret(
     shape: str,
     guarded: Guarded,
-    made: Certificates,
+    certificates: Certificates,
     encrypted: Path,
     log: pytest.LogCaptureFixture,
 ) -> None:
-    url = good(guarded, made, encrypted)[shape]
+    url = good(guarded, certificates, encrypted)[shape]
     ran = asyncio.Event()
 
     async def handle(task: ActiveTask) -> None:
@@ -290,39 +290,41 @@ async def test_the_whole_life_of_a_server_tells_no_secret(
 
 
 async def test_wrong_secrets_are_refused_and_not_quoted(
-    guarded: Guarded, made: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
+    guarded: Guarded, certificates: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
 ) -> None:
-    for url in good(guarded, made, encrypted).values():
+    for url in good(guarded, certificates, encrypted).values():
         wrong = url.replace(quote(PASSWORD, safe=""), "wrong-s3cret")
         assert_hidden(await told_by(use(wrong)))
         with suppress(BrokerError):
             async with serving(wrong, print):
                 pass
-    unwatched = good(guarded, made, encrypted)["sentinel"].replace(quote(WATCH), "wrong-s3cret")
+    unwatched = good(guarded, certificates, encrypted)["sentinel"].replace(
+        quote(WATCH), "wrong-s3cret"
+    )
     assert_hidden(await told_by(use(unwatched.replace(quote(WATCH, safe=""), "wrong-s3cret"))))
     assert_hidden_in(log)
 
 
 async def test_what_is_not_there_is_told_without_secrets(
-    made: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
+    certificates: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
 ) -> None:
     nowhere = f"{HOST}:{free_port()}"
-    for url in urls(made, encrypted, nowhere):
+    for url in urls(certificates, encrypted, nowhere):
         assert_hidden(await told_by(use(url)))
         assert_hidden(await told_by(use(url)))  # by now it is known to be away
-    for client in callers_clients(nowhere, made, encrypted):
+    for client in callers_clients(nowhere, certificates, encrypted):
         assert_hidden(await told_by(use(client)))
         await client.aclose()
     assert_hidden_in(log)
 
 
 async def test_tls_that_fails_is_told_without_secrets(
-    guarded: Guarded, made: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
+    guarded: Guarded, certificates: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
 ) -> None:
     for url in (
         f"rediss://{USER}{guarded.tls.address}",
-        f"rediss://{USER}{guarded.tls.address}?ssl_ca_certs={made.ca}",
-        f"rediss://{USER}{guarded.tls.address}?{shown(made, encrypted)}&ssl_server_name=other",
+        f"rediss://{USER}{guarded.tls.address}?ssl_ca_certs={certificates.ca}",
+        f"rediss://{USER}{guarded.tls.address}?{shown(certificates, encrypted)}&ssl_server_name=other",
         f"redis://{USER}{guarded.tls.address}/1",
     ):
         assert_hidden(await told_by(use(url)))
@@ -330,20 +332,20 @@ async def test_tls_that_fails_is_told_without_secrets(
 
 
 async def test_callers_clients_are_served_without_telling(
-    guarded: Guarded, made: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
+    guarded: Guarded, certificates: Certificates, encrypted: Path, log: pytest.LogCaptureFixture
 ) -> None:
     client = Redis(host=HOST, port=guarded.redis.port, username="ann", password=PASSWORD)
     opened = {"ssl_keyfile": str(encrypted), "ssl_password": KEY}
     if "ssl_password" not in signature(Redis).parameters:  # early versions of redis-py
-        opened = {"ssl_keyfile": str(made.client_key)}
+        opened = {"ssl_keyfile": str(certificates.client_key)}
     tls = Redis(
         host=HOST,
         port=guarded.tls.port,
         username="ann",
         password=PASSWORD,
         ssl=True,
-        ssl_ca_certs=str(made.ca),
-        ssl_certfile=str(made.client),
+        ssl_ca_certs=str(certificates.ca),
+        ssl_certfile=str(certificates.client),
         **opened,  # type: ignore[arg-type]
     )
     for each in (client, tls):

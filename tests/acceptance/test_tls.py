@@ -40,33 +40,22 @@ from tests.redis_process import (
 )
 from tests.server.servers import serving
 from tests.topologies.cluster import ClusterProcesses
-from tests.topologies.tls import SERVER_NAMES, Certificates, make_certificates, start_tls_redis
+from tests.topologies.tls import SERVER_NAMES, Certificates, start_tls_redis
 
 #: What an error or the log says of a certificate that is not accepted.
 UNTRUSTED = "could not be reached .*its certificate is not trusted"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """What an authority that the servers do not know has signed, and the other way round."""
-    return make_certificates(tmp_path_factory.mktemp("others"))
-
-
-@pytest.fixture(scope="module")
-def mutual(made: Certificates) -> Iterator[RedisProcess]:
+def mutual(certificates: Certificates) -> Iterator[RedisProcess]:
     """Wants a certificate of its clients."""
-    with start_tls_redis(made) as server:
+    with start_tls_redis(certificates) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def one_sided(made: Certificates) -> Iterator[RedisProcess]:
-    with start_tls_redis(made, auth_clients="no") as server:
+def one_sided(certificates: Certificates) -> Iterator[RedisProcess]:
+    with start_tls_redis(certificates, auth_clients="no") as server:
         yield server
 
 
@@ -82,53 +71,55 @@ class Deployment:
         return [server.ask(*command) for server in self.servers]
 
 
-def single(made: Certificates, keep: ExitStack) -> Deployment:
-    server = keep.enter_context(start_tls_redis(made))
+def single(certificates: Certificates, keep: ExitStack) -> Deployment:
+    server = keep.enter_context(start_tls_redis(certificates))
     return Deployment(
-        server.url, [server], lambda: Redis(host=HOST, port=server.port, **made.ask_with)
+        server.url, [server], lambda: Redis(host=HOST, port=server.port, **certificates.ask_with)
     )
 
 
-def sentinel(made: Certificates, keep: ExitStack) -> Deployment:
-    master = keep.enter_context(start_tls_redis(made))
-    watching = keep.enter_context(start_tls_sentinel(made, master.port))
+def sentinel(certificates: Certificates, keep: ExitStack) -> Deployment:
+    master = keep.enter_context(start_tls_redis(certificates))
+    watching = keep.enter_context(start_tls_sentinel(certificates, master.port))
 
     def of_caller() -> Redis:
         manager = Sentinel(  # type: ignore[no-untyped-call]
-            [(HOST, watching.port)], sentinel_kwargs=dict(made.ask_with)
+            [(HOST, watching.port)], sentinel_kwargs=dict(certificates.ask_with)
         )
-        client: Redis = manager.master_for("mymaster", **made.ask_with)
+        client: Redis = manager.master_for("mymaster", **certificates.ask_with)
         return client
 
-    url = f"rediss-sentinel://{watching.address}?master=mymaster&{made.url_options}"
+    url = f"rediss-sentinel://{watching.address}?master=mymaster&{certificates.url_options}"
     return Deployment(url, [master], of_caller)
 
 
-def start_tls_sentinel(made: Certificates, master_port: int) -> RedisProcess:
+def start_tls_sentinel(certificates: Certificates, master_port: int) -> RedisProcess:
     port, folder = free_port(), temporary_folder()
-    settings = {**made.server_settings(port), "bind": HOST}
+    settings = {**certificates.server_settings(port), "bind": HOST}
     settings["sentinel"] = f"monitor mymaster {HOST} {master_port} 1"
     file = Path(folder.name, "sentinel.conf")
     file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
-    return ready(RedisProcess([str(file), "--sentinel"], port, folder, made.ask_with))
+    return ready(RedisProcess([str(file), "--sentinel"], port, folder, certificates.ask_with))
 
 
-def cluster(made: Certificates, keep: ExitStack) -> Deployment:
+def cluster(certificates: Certificates, keep: ExitStack) -> Deployment:
     processes = keep.enter_context(ClusterProcesses())
     options = ("--cluster-enabled", "yes", "--tls-cluster", "yes")
     for _ in range(3):
-        processes.nodes.append(start_tls_redis(made, *options))
+        processes.nodes.append(start_tls_redis(certificates, *options))
     processes.join(3)
     addresses = ",".join(node.address for node in processes.nodes)
-    url = f"rediss-cluster://{addresses}?{made.url_options}"
+    url = f"rediss-cluster://{addresses}?{certificates.url_options}"
     port = processes.nodes[0].port
-    return Deployment(url, processes.nodes, lambda: RedisCluster(HOST, port, **made.ask_with))
+    return Deployment(
+        url, processes.nodes, lambda: RedisCluster(HOST, port, **certificates.ask_with)
+    )
 
 
 @pytest.fixture(scope="module", params=[single, sentinel, cluster], ids=lambda it: it.__name__)
-def deployment(request: pytest.FixtureRequest, made: Certificates) -> Iterator[Deployment]:
+def deployment(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[Deployment]:
     with ExitStack() as keep:
-        yield request.param(made, keep)
+        yield request.param(certificates, keep)
 
 
 def is_tracking(deployment: Deployment) -> bool:
@@ -229,17 +220,17 @@ async def refusal(url: str) -> str:
 
 
 async def test_a_server_is_believed_by_the_authority_that_is_named(
-    one_sided: RedisProcess, made: Certificates, others: Certificates
+    one_sided: RedisProcess, certificates: Certificates, other_certificates: Certificates
 ) -> None:
-    await use(f"rediss://{one_sided.address}?ssl_ca_certs={made.ca}")
-    told = await refusal(f"rediss://{one_sided.address}?ssl_ca_certs={others.ca}")
+    await use(f"rediss://{one_sided.address}?ssl_ca_certs={certificates.ca}")
+    told = await refusal(f"rediss://{one_sided.address}?ssl_ca_certs={other_certificates.ca}")
     assert "certificate is not trusted: name the authority" in told
     assert "nothing was sent" in told
     assert "is not trusted" in await refusal(f"rediss://{one_sided.address}")
 
 
 async def test_the_name_of_the_certificate_may_be_another_than_the_host(
-    one_sided: RedisProcess, made: Certificates, tmp_path: Path
+    one_sided: RedisProcess, certificates: Certificates, tmp_path: Path
 ) -> None:
     with start_tls_redis(made_for(tmp_path, "redis.internal"), auth_clients="no") as server:
         url = f"rediss://{server.address}?ssl_ca_certs={tmp_path / 'ca.pem'}"
@@ -287,11 +278,11 @@ async def test_insecure_believes_everybody_and_says_so(
 
 
 async def test_a_server_that_wants_a_certificate_gets_it_or_is_told_of(
-    mutual: RedisProcess, made: Certificates, others: Certificates
+    mutual: RedisProcess, certificates: Certificates, other_certificates: Certificates
 ) -> None:
-    url = f"rediss://{mutual.address}?ssl_ca_certs={made.ca}"
-    await use(f"{url}&{shown(made)}")
-    for none in (url, f"{url}&{shown(others)}"):
+    url = f"rediss://{mutual.address}?ssl_ca_certs={certificates.ca}"
+    await use(f"{url}&{shown(certificates)}")
+    for none in (url, f"{url}&{shown(other_certificates)}"):
         told = await refusal(none)
         assert "want a client certificate, or another one: check ssl_certfile" in told
         assert "nothing was sent" in told
@@ -304,50 +295,50 @@ async def test_text_to_a_tls_port_is_told_at_once(one_sided: RedisProcess) -> No
         assert "TLS (rediss://)" in told
 
 
-async def test_tls_to_a_port_of_text_is_given_up_and_told(made: Certificates) -> None:
+async def test_tls_to_a_port_of_text_is_given_up_and_told(certificates: Certificates) -> None:
     with start_redis() as server:
         began = time.monotonic()
-        told = await refusal(f"rediss://{server.address}?ssl_ca_certs={made.ca}")
+        told = await refusal(f"rediss://{server.address}?ssl_ca_certs={certificates.ca}")
         assert "does not speak TLS at this port" in told
         assert time.monotonic() - began < 6
 
 
 async def test_a_wrong_password_over_tls_is_refused_as_ever(
-    one_sided: RedisProcess, made: Certificates
+    one_sided: RedisProcess, certificates: Certificates
 ) -> None:
     with pytest.raises(BrokerAuthError):
-        await use(f"rediss://ann:hidden@{one_sided.address}?ssl_ca_certs={made.ca}")
+        await use(f"rediss://ann:hidden@{one_sided.address}?ssl_ca_certs={certificates.ca}")
 
 
 async def test_sentinels_that_are_not_trusted_are_told_of(
-    made: Certificates, others: Certificates, mutual: RedisProcess
+    certificates: Certificates, other_certificates: Certificates, mutual: RedisProcess
 ) -> None:
-    with start_tls_sentinel(made, mutual.port) as watching:
+    with start_tls_sentinel(certificates, mutual.port) as watching:
         url = f"rediss-sentinel://{watching.address}?master=mymaster"
-        await use(f"{url}&{made.url_options}")
-        assert "is not trusted" in await refusal(f"{url}&ssl_ca_certs={others.ca}")
-        assert "want a client certificate" in await refusal(f"{url}&ssl_ca_certs={made.ca}")
+        await use(f"{url}&{certificates.url_options}")
+        assert "is not trusted" in await refusal(f"{url}&ssl_ca_certs={other_certificates.ca}")
+        assert "want a client certificate" in await refusal(f"{url}&ssl_ca_certs={certificates.ca}")
 
 
 async def test_nodes_of_a_cluster_that_are_not_trusted_are_told_of(
-    made: Certificates, others: Certificates
+    certificates: Certificates, other_certificates: Certificates
 ) -> None:
     with ExitStack() as keep:
-        url = cluster(made, keep).url.partition("?")[0]
-        await use(f"{url}?{made.url_options}")
-        assert "is not trusted" in await refusal(f"{url}?ssl_ca_certs={others.ca}")
+        url = cluster(certificates, keep).url.partition("?")[0]
+        await use(f"{url}?{certificates.url_options}")
+        assert "is not trusted" in await refusal(f"{url}?ssl_ca_certs={other_certificates.ca}")
 
 
 async def test_a_server_waits_for_a_redis_that_is_to_be_trusted_and_then_works(
     one_sided: RedisProcess,
-    made: Certificates,
-    others: Certificates,
+    certificates: Certificates,
+    other_certificates: Certificates,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     one_sided.ask("FLUSHALL")
     authority = tmp_path / "ca.pem"
-    authority.write_bytes(others.ca.read_bytes())
+    authority.write_bytes(other_certificates.ca.read_bytes())
     url = f"rediss://{one_sided.address}/0?ssl_ca_certs={authority}"
     ran = asyncio.Event()
 
@@ -358,19 +349,19 @@ async def test_a_server_waits_for_a_redis_that_is_to_be_trusted_and_then_works(
         async with serving(url, handle):
             assert any("is not trusted" in message for message in caplog.messages)
             authority.unlink()
-            authority.write_bytes(made.ca.read_bytes())
+            authority.write_bytes(certificates.ca.read_bytes())
             await use(url)
             await asyncio.wait_for(ran.wait(), 5)
 
 
 def test_on_uvloop_it_is_the_same(
-    mutual: RedisProcess, made: Certificates, others: Certificates
+    mutual: RedisProcess, certificates: Certificates, other_certificates: Certificates
 ) -> None:
     uvloop = pytest.importorskip("uvloop")
-    url = f"rediss://{mutual.address}?{shown(made)}"
-    uvloop.run(use(f"{url}&ssl_ca_certs={made.ca}&ssl_server_name=redis.test"))
+    url = f"rediss://{mutual.address}?{shown(certificates)}"
+    uvloop.run(use(f"{url}&ssl_ca_certs={certificates.ca}&ssl_server_name=redis.test"))
     for more, words in (
-        (f"ssl_ca_certs={others.ca}", "is not trusted"),
-        (f"ssl_ca_certs={made.ca}&ssl_server_name=other.test", "bears another name"),
+        (f"ssl_ca_certs={other_certificates.ca}", "is not trusted"),
+        (f"ssl_ca_certs={certificates.ca}&ssl_server_name=other.test", "bears another name"),
     ):
         assert words in uvloop.run(refusal(f"{url}&{more}"))

@@ -33,6 +33,14 @@ def cluster() -> Iterator[ClusterProcesses]:
         yield processes
 
 
+@pytest.fixture
+def empty_cluster(cluster: ClusterProcesses) -> ClusterProcesses:
+    """Shared with others: its slots stay where they are."""
+    for node in cluster.nodes:
+        node.ask("FLUSHALL")
+    return cluster
+
+
 @pytest.fixture(scope="session")
 def sentinel_deployment() -> Iterator[Deployment]:
     with start_redis() as master, start_sentinel(master.port) as sentinel:

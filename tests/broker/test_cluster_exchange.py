@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -29,6 +29,8 @@ from tests.topologies.moving_slot import MovingSlot
 #: One key for each of three primaries, and many more.
 KEYS = [f"{{{n}}}:key" for n in range(30)]
 
+pytestmark = pytest.mark.usefixtures("empty_cluster")
+
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[ClusterExchange]:
@@ -38,20 +40,6 @@ async def connected(url: str) -> AsyncIterator[ClusterExchange]:
         yield connection.cluster
     finally:
         await connection.close()
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ClusterProcesses]:
-    with start_cluster() as processes:
-        yield processes
-
-
-@pytest.fixture
-def cluster(shared: ClusterProcesses) -> ClusterProcesses:
-    """Empty; its slots stay where they are."""
-    for node in shared.nodes:
-        node.ask("FLUSHALL")
-    return shared
 
 
 def moving(cluster: ClusterProcesses, key: str) -> MovingSlot:
@@ -216,6 +204,41 @@ async def test_a_node_that_lags_behind_the_others_is_not_waited_for(
                 return await exchange.send([("GET", key) for key in KEYS]) == [b"1"] * len(KEYS)
 
             await eventually(is_back)
+
+
+async def test_a_silent_node_that_is_asked_alone_is_not_waited_for_while_others_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LAG", 0.2)
+    with start_cluster() as cluster:
+        async with connected(cluster.url) as exchange:
+            await exchange.send([("SET", KEYS[0], "1")])
+            frozen = cluster.primary_of(KEYS[0])
+            frozen.pause()
+            try:
+                async with asyncio.timeout(5):  # the time-out of a connection is 10 s
+                    (answer,) = await exchange.send([("GET", KEYS[0])])
+            finally:
+                frozen.resume()
+            assert isinstance(answer, TimeoutError)
+            assert not exchange.reaches(KEYS[0])
+
+
+async def test_a_silent_node_is_waited_for_while_the_others_are_silent_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LAG", 0.2)
+    with start_cluster() as cluster:
+        async with connected(cluster.url) as exchange:
+            await exchange.send([("SET", KEYS[0], "1")])
+            for node in cluster.nodes:
+                node.pause()
+            asking = asyncio.create_task(exchange.send([("GET", KEYS[0])]))
+            done, _ = await asyncio.wait([asking], timeout=1)
+            for node in cluster.nodes:
+                node.resume()
+            assert not done
+            assert await asking == [b"1"]
 
 
 async def test_a_cluster_out_of_reach_raises_what_a_single_redis_would() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -20,18 +20,7 @@ from tests.topologies.moving_slot import MovingSlot
 
 KEYS = [f"{{{n}}}:key" for n in range(30)]
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ClusterProcesses]:
-    with start_cluster() as processes:
-        yield processes
-
-
-@pytest.fixture
-def cluster(shared: ClusterProcesses) -> ClusterProcesses:
-    for node in shared.nodes:
-        node.ask("FLUSHALL")
-    return shared
+pytestmark = pytest.mark.usefixtures("empty_cluster")
 
 
 @pytest.fixture

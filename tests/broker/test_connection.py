@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 import traceback
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
@@ -28,7 +26,7 @@ from tests.redis_process import (
 )
 from tests.topologies.cluster import ClusterProcesses
 from tests.topologies.sentinel import start_sentinel
-from tests.topologies.tls import skip_without_tls
+from tests.topologies.tls import make_certificates, start_tls_redis
 
 PASSWORD = "p@ss/w:rd"
 ENCODED = "p%40ss%2Fw%3Ard"
@@ -119,36 +117,10 @@ async def test_an_embedded_server_is_started_once_for_all_siblings() -> None:
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """The port of a Redis that speaks TLS, and the certificate of the CA that vouches for it."""
-    folder = tmp_path_factory.mktemp("tls")
-    make_certificates(folder)
-    port = free_port()
-    files = ("--tls-cert-file", "redis.crt", "--tls-key-file", "redis.key")
-    options = ("--tls-ca-cert-file", "ca.crt", "--tls-auth-clients", "no")
-    try:
-        server = start_redis("--tls-port", str(port), *files, *options, cwd=folder)
-    except RuntimeError as error:
-        skip_without_tls(error)
-        raise
-    with server:
-        yield port, folder / "ca.crt"
-
-
-def make_certificates(folder: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-
-    def openssl(*args: str) -> None:
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    # Python 3.13 and later want to read in a certificate what it may be used for, and who issued it.
-    authority = ("-addext", "keyUsage=critical,keyCertSign,cRLSign", "-subj", "/CN=CA")
-    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", *authority)
-    openssl("req", *new_key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis")
-    (folder / "names").write_text(f"subjectAltName=IP:{HOST}\nauthorityKeyIdentifier=keyid\n")
-    ca = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
-    openssl("x509", "-req", "-in", "redis.csr", *ca, "-extfile", "names", "-out", "redis.crt")
+    """The port of a Redis that speaks TLS at its address alone, and the certificate of the CA that vouches for it."""
+    certificates = make_certificates(tmp_path_factory.mktemp("tls"), HOST)
+    with start_tls_redis(certificates, auth_clients="no") as server:
+        yield server.port, certificates.ca
 
 
 async def test_tls_trusts_no_certificate_of_an_unknown_authority(tls: tuple[int, Path]) -> None:

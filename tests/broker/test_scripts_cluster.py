@@ -89,7 +89,7 @@ async def test_enqueue_waits_for_a_slot_that_arrives_in_a_moment(cluster: Cluste
     move.carry("asynq:{default}:t:first")
     tasks: list[NewTask] = [new_task(f"t{n}") for n in range(3)]
     waiting = asyncio.create_task(broker.enqueue(tasks))
-    await asyncio.sleep(0.1)
+    await eventually(lambda: "errorstat_TRYAGAIN" in move.source.ask("INFO", "errorstats"))
     assert not waiting.done()
     move.end()
     assert await waiting == [None] * 3

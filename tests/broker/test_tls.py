@@ -14,25 +14,15 @@ from cryptography.hazmat.primitives import serialization
 from asynqpy.broker import tls
 from asynqpy.broker.tls import SentinelTlsConnection, TlsConnection, TlsFiles
 from asynqpy.broker.tls_options import Tls
-from tests.topologies.tls import Certificates, make_certificates
+from tests.topologies.tls import Certificates
 
 WHERE = "redis.test:6379/0"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture(scope="module")
-def others(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("others"))
-
-
 @pytest.fixture
-def copied(made: Certificates, tmp_path: Path) -> Certificates:
+def copied(certificates: Certificates, tmp_path: Path) -> Certificates:
     """Files that a test may change."""
-    shutil.copytree(made.folder, tmp_path / "copy")
+    shutil.copytree(certificates.folder, tmp_path / "copy")
     return Certificates(tmp_path / "copy")
 
 
@@ -71,9 +61,9 @@ def test_certificate_and_name_are_verified_by_default() -> None:
     assert context.cert_store_stats() == ssl.create_default_context().cert_store_stats()
 
 
-def test_an_authority_is_trusted_instead_of_the_systems(made: Certificates) -> None:
-    context = TlsFiles(Tls(ca_certs=str(made.ca)), WHERE).context()
-    assert trusted(context) == serial(made.ca)
+def test_an_authority_is_trusted_instead_of_the_systems(certificates: Certificates) -> None:
+    context = TlsFiles(Tls(ca_certs=str(certificates.ca)), WHERE).context()
+    assert trusted(context) == serial(certificates.ca)
     assert context.verify_mode is ssl.CERT_REQUIRED
 
 
@@ -117,7 +107,7 @@ def test_an_encrypted_key_is_opened_by_its_password_and_nobody_asks_for_it(
 
 
 def test_files_that_cannot_be_used_are_named(
-    copied: Certificates, others: Certificates, tmp_path: Path
+    copied: Certificates, other_certificates: Certificates, tmp_path: Path
 ) -> None:
     missing, text = tmp_path / "missing", tmp_path / "text"
     text.write_text("no PEM")
@@ -128,8 +118,8 @@ def test_files_that_cannot_be_used_are_named(
     assert f"ssl_keyfile={tmp_path}: Is a dir" in refused(replace(tls, keyfile=str(tmp_path)))
     assert f"ssl_ca_certs={text} has no certificate" in refused(Tls(ca_certs=str(text)))
     assert f"ssl_keyfile={text} no key in PEM" in refused(replace(tls, keyfile=str(text)))
-    alien = replace(tls, keyfile=str(others.client_key))
-    assert f"ssl_keyfile={others.client_key} is not the key of" in refused(alien)
+    alien = replace(tls, keyfile=str(other_certificates.client_key))
+    assert f"ssl_keyfile={other_certificates.client_key} is not the key of" in refused(alien)
 
 
 @pytest.mark.parametrize("name", [".internal", "a" * 70 + ".internal", "a..b"])
@@ -144,45 +134,45 @@ def touch(path: Path) -> None:
 
 
 def test_a_renewed_file_counts_from_the_next_connection_on(
-    copied: Certificates, others: Certificates, caplog: pytest.LogCaptureFixture
+    copied: Certificates, other_certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = TlsFiles(Tls(ca_certs=str(copied.ca)), WHERE)
     before = files.context()
     assert files.context() is before
-    shutil.copy(others.ca, copied.ca)
+    shutil.copy(other_certificates.ca, copied.ca)
     touch(copied.ca)
-    assert trusted(files.context()) == serial(others.ca) != trusted(before)
+    assert trusted(files.context()) == serial(other_certificates.ca) != trusted(before)
     assert not caplog.records
 
 
 def test_as_long_as_a_renewed_file_cannot_be_used_the_one_before_is(
-    copied: Certificates, others: Certificates, caplog: pytest.LogCaptureFixture
+    copied: Certificates, other_certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = TlsFiles(shown(copied), WHERE)
     before = files.context()
-    shutil.copy(others.client, copied.client)
+    shutil.copy(other_certificates.client, copied.client)
     touch(copied.client)
     assert files.context() is files.context() is before
     (line,) = caplog.records
     assert "is not the key of" in line.getMessage()
     copied.client_key.unlink()
     assert files.context() is before
-    shutil.copy(others.client_key, copied.client_key)
+    shutil.copy(other_certificates.client_key, copied.client_key)
     assert files.context() is not before
 
 
 def test_a_renewed_file_that_may_not_be_read_at_first_counts_once_it_may(
-    copied: Certificates, others: Certificates, monkeypatch: pytest.MonkeyPatch
+    copied: Certificates, other_certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = TlsFiles(Tls(ca_certs=str(copied.ca)), WHERE)
     before = files.context()
-    shutil.copy(others.ca, copied.ca)
+    shutil.copy(other_certificates.ca, copied.ca)
     touch(copied.ca)
     with monkeypatch.context() as unreadable:  # by others than root, who runs tests at times
         unreadable.setattr(tls, "_check_readable", refuse_to_read)
         assert files.context() is before
     change_rights(copied.ca)
-    assert trusted(files.context()) == serial(others.ca)
+    assert trusted(files.context()) == serial(other_certificates.ca)
 
 
 def refuse_to_read(name: str, path: Path) -> None:

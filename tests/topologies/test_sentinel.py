@@ -43,8 +43,9 @@ def test_a_replica_takes_over_from_a_dead_master_that_comes_back_as_a_replica(
     assert heir is not dead
     assert heir.ask("GET", "key") == b"value"
     replicated.restart(dead)
+    assert dead.ask("INFO", "replication")["role"] == "slave"
     replicated.wait_until_whole()
-    assert dead in replicated.replicas()
+    assert {replicated.master(), *replicated.replicas()} == set(replicated.servers)
     assert dead.ask("GET", "key") == b"value"
 
 

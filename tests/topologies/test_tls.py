@@ -13,11 +13,6 @@ from tests.redis_process import HOST
 from tests.topologies.tls import Certificates, TlsRedis, make_certificates, start_tls_redis
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
 def ping(server: TlsRedis, ask_with: Mapping[str, Any], host: str = HOST) -> bool:
     once = Retry(NoBackoff(), 0)
     with redis.Redis(host, server.port, retry=once, **ask_with) as client:
