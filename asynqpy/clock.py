@@ -51,10 +51,19 @@ class Clock:
     def __init__(self) -> None:
         self._offset = time.time() - _steady()
         self._anchored_at: float | None = None
+        self._error = 0.0
 
     def now(self) -> float:
         """Unix time in seconds."""
         return _steady() + self._offset
+
+    def certainly(self) -> float:
+        """Unix time that Redis has reached in any case: ``now`` less the error of the sample behind it.
+
+        For what must not happen before its time. The answer that anchored the clock may have been written at any
+        moment of its round trip, and ``now`` takes the middle.
+        """
+        return self.now() - self._error
 
     def now_if_anchored(self, within: float) -> float | None:
         """``now``, if the clock was anchored within so many seconds."""
@@ -76,7 +85,8 @@ class Clock:
         if self._anchored_at is not None and round_trip > _WORST_ROUND_TRIP:
             return
         steady = _steady()
-        self._offset = redis_time + round_trip / 2 - steady
+        self._error = round_trip / 2
+        self._offset = redis_time + self._error - steady
         self._anchored_at = steady
 
     def anchor_age(self) -> float:

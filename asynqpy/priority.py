@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Collection, Mapping, Set
-
-#: Most queues to be asked at a time that are only to tell their backlog.
-MOST_LOOKS = 16
 
 
 class Priority(ABC):
@@ -21,7 +17,6 @@ class Priority(ABC):
 
     def __init__(self, queues: Mapping[str, int]) -> None:
         self._weights = dict(queues)
-        self._ring = deque(queues)
 
     @property
     def queues(self) -> Collection[str]:
@@ -29,27 +24,22 @@ class Priority(ABC):
 
     @abstractmethod
     def draw(
-        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+        self,
+        permits: int,
+        backlog: Mapping[str, int],
+        among: Set[str] | None = None,
+        *,
+        lap: float = 0.0,
     ) -> dict[str, int]:
         """Tasks to ask of each queue, ``permits`` in all; or of each of those ``among`` them.
 
-        ``backlog``: tasks last seen pending there.
+        ``backlog``: tasks last seen pending there. ``lap``: so many tasks may be taken before each queue has had its
+        share of them. The more, the fewer queues are asked at a time.
         """
 
-    def narrow(self, shares: Mapping[str, int]) -> dict[str, int]:
-        """What a busy server asks that serves very many queues: of those that are to give nothing some, in turn."""
-        if len(shares) <= MOST_LOOKS:
-            return dict(shares)
-        asked = {queue: share for queue, share in shares.items() if share}
-        most = len(asked) + MOST_LOOKS
-        for _ in range(len(self._ring)):
-            if len(asked) == most:
-                break
-            queue = self._ring[0]
-            self._ring.rotate(-1)
-            if queue in shares:
-                asked.setdefault(queue, 0)
-        return asked
+    def before(self, shares: Mapping[str, int]) -> Collection[str]:
+        """Queues of which a single task would go before what is asked for."""
+        return ()
 
     def _chosen(self, queues: Collection[str], among: Set[str] | None) -> Collection[str]:
         return queues if among is None else [queue for queue in queues if queue in among]
@@ -63,7 +53,12 @@ class StrictPriority(Priority):
         self._order = sorted(queues, key=lambda queue: -queues[queue])
 
     def draw(
-        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+        self,
+        permits: int,
+        backlog: Mapping[str, int],
+        among: Set[str] | None = None,
+        *,
+        lap: float = 0.0,
     ) -> dict[str, int]:
         shares = dict.fromkeys(self._chosen(self._order, among), 0)
         for queue in shares:
@@ -74,12 +69,17 @@ class StrictPriority(Priority):
             break
         return shares
 
+    def before(self, shares: Mapping[str, int]) -> Collection[str]:
+        asked = [place for place, queue in enumerate(self._order) if shares.get(queue)]
+        return self._order[: asked[-1]] if asked else ()
+
 
 class WeightedPriority(Priority):
     """Backed-up queues share the permits in proportion to their weights; an idle queue's share goes to the others.
 
     Stride scheduling: serving a queue once moves its pass on by 1/weight, and the queue with the lowest pass is next.
-    So the proportion holds exactly over time, even when permits come one by one.
+    So the proportion holds exactly over time, even when permits come one by one. In a longer lap a queue is served
+    several times in a row, and its pass moves on by as much.
     """
 
     def __init__(self, queues: Mapping[str, int]) -> None:
@@ -87,12 +87,17 @@ class WeightedPriority(Priority):
         self._passes = dict.fromkeys(queues, 0.0)
 
     def draw(
-        self, permits: int, backlog: Mapping[str, int], among: Set[str] | None = None
+        self,
+        permits: int,
+        backlog: Mapping[str, int],
+        among: Set[str] | None = None,
+        *,
+        lap: float = 0.0,
     ) -> dict[str, int]:
         shares = dict.fromkeys(self._chosen(self._weights, among), 0)
         waiting = {queue: backlog.get(queue, 0) for queue in shares}
         idle = {queue for queue in self._weights if not waiting.get(queue)}
-        permits -= self._serve(permits, self._passes, waiting, shares)
+        permits -= self._serve(permits, self._passes, waiting, shares, lap)
         self._forget_idle(idle)
         # What is left goes out on the chance that tasks have just arrived, and is not held against a queue.
         if permits:
@@ -106,17 +111,24 @@ class WeightedPriority(Priority):
         passes: dict[str, float],
         waiting: dict[str, int],
         shares: dict[str, int],
+        lap: float = 0.0,
     ) -> int:
         """Hand permits to waiting queues, lowest pass first; answers how many were handed out."""
         heap = [
             (passes[queue], place, queue) for place, queue in enumerate(waiting) if waiting[queue]
         ]
         heapq.heapify(heap)
+        per_weight = lap / sum(self._weights[queue] for *_, queue in heap) if heap else 0.0
         served = 0
         while heap and served < permits:
             lowest, place, queue = heap[0]
+            most = min(waiting[queue], permits - served)
             # One after the other, unless it has no rival.
-            count = 1 if len(heap) > 1 else min(waiting[queue], permits - served)
+            count = (
+                most
+                if len(heap) == 1
+                else min(most, max(1, int(per_weight * self._weights[queue])))
+            )
             shares[queue] += count
             waiting[queue] -= count
             served += count

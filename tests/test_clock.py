@@ -99,6 +99,14 @@ def test_time_of_redis_is_taken_to_be_half_a_round_trip_old(host: Host) -> None:
     assert clock.now() == 1_700_003_600.25
 
 
+def test_certain_is_only_the_time_that_redis_told(host: Host) -> None:
+    clock = Clock()
+    clock.anchor(1_700_003_600.0, round_trip=0.5)
+    host.passes(1)
+    assert clock.now() == 1_700_003_601.25
+    assert clock.certainly() == 1_700_003_601.0
+
+
 def test_slow_sample_is_better_than_none(host: Host) -> None:
     clock = Clock()
     clock.anchor(1_700_003_600.0, round_trip=10.0)

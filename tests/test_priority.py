@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asynqpy.priority import MOST_LOOKS, Priority, StrictPriority, WeightedPriority
+from asynqpy.priority import Priority, StrictPriority, WeightedPriority
 
 #: Examples may take their time: the machine has other work too.
 unhurried = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -79,25 +79,36 @@ def test_strict_queue_gets_known_work_only_when_those_above_have_theirs(
 
 
 @unhurried
-@given(st.integers(1, 150), st.lists(st.integers(0, 50), min_size=10, max_size=10))
-def test_narrowing_keeps_every_share_and_looks_at_all_queues_in_turn(
-    count: int, rounds: list[int]
+@given(weights, st.lists(permits, max_size=30), st.floats(0, 2_000))
+def test_in_a_long_lap_the_proportion_holds_to_within_a_lap(
+    queues: dict[str, int], rounds: list[int], lap: float
 ) -> None:
-    priority = WeightedPriority({f"q{n}": 1 for n in range(count)})
-    backlog = {f"q{n}": 100 for n in range(count)}
-    asked: set[str] = set()
+    backlog = dict.fromkeys(queues, 10_000)
+    priority = WeightedPriority(queues)
+    total: Counter[str] = Counter()
     for free in rounds:
-        shares = priority.draw(free, backlog)
-        narrow = priority.narrow(shares)
-        assert {q: n for q, n in narrow.items() if n} == {q: n for q, n in shares.items() if n}
-        assert sum(not share for share in narrow.values()) <= MOST_LOOKS
-        asked |= narrow.keys()
-    assert len(asked) == count
+        total.update(priority.draw(free, backlog, lap=lap))
+    whole = sum(queues.values())
+    for queue, weight in queues.items():
+        fair, turn = total.total() * weight / whole, max(1, lap * weight / whole)
+        # A queue is ahead by what it was served in a row, and behind by what all the others were.
+        assert abs(total[queue] - fair) <= max(turn, (len(queues) + lap) * weight / whole) + 1e-6
 
 
-def test_narrowing_leaves_few_queues_as_they_are() -> None:
-    shares = StrictPriority(QUEUES).draw(10, FULL)
-    assert list(StrictPriority(QUEUES).narrow(shares)) == list(shares)
+def test_a_long_lap_takes_few_queues_at_a_time_and_all_in_turn() -> None:
+    queues = {f"q{n}": 1 for n in range(10)}
+    priority, backlog = WeightedPriority(queues), dict.fromkeys(queues, 1_000)
+    order: list[str] = []
+    for _ in range(20):
+        shares = priority.draw(25, backlog, lap=250)
+        order += [queue for queue, share in shares.items() if share == 25]
+    assert order == 2 * [*queues]
+
+
+def test_a_lap_is_divided_by_weight() -> None:
+    priority = WeightedPriority(QUEUES)
+    assert priority.draw(100, FULL, lap=100) == {"critical": 60, "default": 30, "low": 10}
+    assert priority.draw(90, FULL, lap=100) == {"critical": 60, "default": 30, "low": 0}
 
 
 def test_shares_are_sixty_thirty_and_ten_percent() -> None:

@@ -384,7 +384,7 @@ class Broker:
         sources = [(queue, key) for key, queue in queue_of.items() if key not in absent]
         # Taken before the scripts read: whatever changes after that makes them others.
         marks = {key: self.key_watch.mark([key]) for _, key in sources}
-        now = self.clock.now()
+        now = self.clock.certainly()
         known = self._delayed.items()
         # What has not changed since it was asked for, and is not due.
         self._delayed = {k: it for k, it in known if it[0] == marks.get(k) and it[1] > now}

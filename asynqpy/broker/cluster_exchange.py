@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from redis import exceptions as redis_errors
@@ -113,11 +114,56 @@ class ClusterExchange:
         by_node: dict[Endpoint | None, list[_Unit]] = {}
         for unit in left:
             by_node.setdefault(unit[0], []).append(unit)
-        shares = [_Share(self, *it, commands, replies) for it in by_node.items()]
-        if len(shares) == 1:
-            await shares[0].send_alone()
-        else:
-            await _send_together(shares)
+        shares = [_Share(*it, commands, replies) for it in by_node.items()]
+        begun = []
+        try:
+            for share in shares:
+                try:
+                    share.begin(self.node(share.endpoint))
+                except _FAILURES as error:
+                    share.fail(error)
+                else:
+                    begun.append(share)
+            await self._end_all(begun)
+        finally:
+            for share in begun:
+                share.drop()
+
+    async def _end_all(self, shares: Sequence[_Share]) -> None:
+        """Wait for all, and for silent ones not as long as a single Redis may take, once others have answered."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        watching: list[asyncio.Task[None]] = []
+
+        def watch() -> None:
+            watching.append(asyncio.create_task(self._watch(shares, began), name="asynqpy:silent"))
+
+        timer = loop.call_later(min((it.patience for it in shares), default=0.0), watch)
+        try:
+            for share in shares:
+                await share.end()
+        finally:
+            timer.cancel()
+            for task in watching:
+                task.cancel()
+
+    async def _watch(self, shares: Sequence[_Share], began: float) -> None:
+        """Give up those that are silent while others answer.
+
+        Where the others took their time as well, all stood still, and a silence counts from their answer.
+        """
+        loop = asyncio.get_running_loop()
+        while left := [share for share in shares if share.is_under_way]:
+            asked_at = loop.time()
+            others_answer = await self._others_answer([share.endpoint for share in left])
+            if loop.time() - asked_at > _LAG / 4:
+                began = loop.time()
+            left = [share for share in left if share.is_under_way]
+            for share in left:
+                if others_answer and share.silent_at(began) <= loop.time():
+                    share.give_up()
+            wait = min((it.silent_at(began) for it in left), default=0.0) - loop.time()
+            await asyncio.sleep(max(wait, _MAP_AGAIN))
 
     def _redirected(
         self, endpoint: Endpoint | None, places: range, replies: Sequence[Any]
@@ -244,9 +290,9 @@ class ClusterExchange:
                 await asyncio.wait(asking)
         return found
 
-    async def others_answer(self, silent: Endpoint | None) -> bool:
-        """Whether any of some other nodes does. It tells of the slots too, which may be why the one is silent."""
-        others = [it for it in self._map.primaries if it != silent and not self._is_away(it)]
+    async def _others_answer(self, silent: Collection[Endpoint | None]) -> bool:
+        """Whether any of some other nodes does. It tells of the slots too, which may be why these are silent."""
+        others = [it for it in self._map.primaries if it not in silent and not self._is_away(it)]
         asked = random.sample(others, min(len(others), _ASKED_AT_ONCE))
         self._is_stale = True
         return any(isinstance(it, SlotMap) for it in await self._maps_of(asked))
@@ -293,14 +339,12 @@ class _Share:
 
     def __init__(
         self,
-        cluster: ClusterExchange,
         endpoint: Endpoint | None,
         units: Sequence[_Unit],
         commands: Sequence[Command],
         replies: list[Any],
     ) -> None:
-        self._cluster = cluster
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._replies = replies
         self._words: list[Command] = []
         self._where: list[int | None] = []
@@ -312,84 +356,75 @@ class _Share:
             self._where += places
         # WAIT holds the node's answer back for as long as it was told to.
         waits = [int(words[2]) / 1000 for words in self._words if words[0] == "WAIT"]
-        self._patience = _LAG + sum(waits)
-        self._limit = asyncio.timeout(None)
+        self.patience = _LAG + sum(waits)
+        self._node: ClusterNode
+        self._answer: asyncio.Future[list[Any]] | None = None
+        self._connecting: asyncio.Task[list[Any]] | None = None
 
-    async def send(self) -> None:
-        """Send it, and put the answers where they belong, or the error of the node."""
+    def begin(self, node: ClusterNode) -> None:
+        """Send it: at once, unless the node has to be connected first."""
+        self._node = node
+        self._answer = node.begin(self._words)
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+            sending = node.send(self._words)
+            self._connecting = asyncio.create_task(sending, name=f"asynqpy:to:{node.endpoint}")
+            self._connecting.add_done_callback(partial(_hand_on, self._answer))
+
+    async def end(self) -> None:
+        """Put the answers where they belong, or the error of the node."""
+        assert self._answer is not None
         try:
-            answers = await self._cluster.node(self._endpoint).send(self._words)
+            answers = await self._answer
         except _FAILURES as error:
-            answers = [error] * len(self._words)
-        self._put(answers)
+            if self._connecting is None:  # or the node has taken note itself
+                self._node.failed(error)
+            self.fail(error)
+        else:
+            if self._connecting is None:
+                self._node.answered(answers)
+            self._put(answers)
 
-    async def send_alone(self) -> None:
-        """As ``send``. Once it is silent for long others are asked, and if one answers it is not waited for."""
-        doubting: asyncio.Task[None] | None = None
-
-        def doubt() -> None:
-            nonlocal doubting
-            doubting = asyncio.create_task(self._doubt(), name=f"asynqpy:silent:{self._endpoint}")
-
-        timer = asyncio.get_running_loop().call_later(self._patience, doubt)
-        try:
-            await self.send_within_limit()
-        finally:
-            timer.cancel()
-            if doubting is not None:
-                doubting.cancel()
-
-    async def _doubt(self) -> None:
-        loop = asyncio.get_running_loop()
-        since = loop.time() - self._patience
-        while True:
-            others_answer = await self._cluster.others_answer(self._endpoint)
-            left = self.silent_at(since) - loop.time()
-            if others_answer and left <= 0:
-                self.give_up()
-                return
-            await asyncio.sleep(max(left, _MAP_AGAIN))
-
-    async def send_within_limit(self) -> None:
-        """As ``send``, until ``give_up``."""
-        try:
-            async with self._limit:
-                await self.send()
-        except TimeoutError:
-            text = f"no answer for {self._patience:g} s, though other nodes of the cluster answer"
-            error = redis_errors.TimeoutError(text)
-            self._cluster.node(self._endpoint).fell_silent(error)
-            self._put([error] * len(self._words))
-
-    def silent_at(self, since: float) -> float:
-        """When the node will have been silent for too long since then, if nothing comes."""
-        node = self._cluster.node(self._endpoint)
-        return max(since, node.heard_at) + self._patience
-
-    def give_up(self) -> None:
-        self._limit.reschedule(0)
+    def fail(self, error: Exception) -> None:
+        self._put([error] * len(self._words))
 
     def _put(self, answers: Sequence[Any]) -> None:
         for place, answer in zip(self._where, answers, strict=True):
             if place is not None:
                 self._replies[place] = answer
 
+    @property
+    def is_under_way(self) -> bool:
+        return self._answer is not None and not self._answer.done()
 
-async def _send_together(shares: Sequence[_Share]) -> None:
-    """All at the same time. Once one has answered, the silent ones are not waited for as long as one alone may take."""
-    loop = asyncio.get_running_loop()
-    sending = {asyncio.create_task(share.send_within_limit()): share for share in shares}
-    try:
-        _, left = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
-        since = loop.time()
-        while left:
-            silent_at = {each: sending[each].silent_at(since) for each in left}
-            for each, instant in silent_at.items():
-                if instant <= loop.time():
-                    sending[each].give_up()
-            timeout = max(0.0, min(silent_at.values()) - loop.time())
-            _, left = await asyncio.wait(left, timeout=timeout)
-        await asyncio.gather(*sending)
-    finally:
-        for each in sending:
-            each.cancel()
+    def silent_at(self, since: float) -> float:
+        """When the node will have been silent for too long since then, if nothing comes."""
+        return max(since, self._node.heard_at) + self.patience
+
+    def give_up(self) -> None:
+        """Wait no longer: the node is away."""
+        assert self._answer is not None
+        text = f"no answer for {self.patience:g} s, though other nodes of the cluster answer"
+        error = redis_errors.TimeoutError(text)
+        self._node.fell_silent(error)
+        self._answer.set_exception(error)
+        self.drop()
+
+    def drop(self) -> None:
+        """What has not come by now is of no use, and what went wrong meanwhile is nobody's matter."""
+        if self._answer is not None and not self._answer.cancel() and not self._answer.cancelled():
+            self._answer.exception()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+
+def _hand_on(answer: asyncio.Future[list[Any]], sending: asyncio.Task[list[Any]]) -> None:
+    error = asyncio.CancelledError() if sending.cancelled() else sending.exception()
+    if answer.done():
+        return
+    if isinstance(error, asyncio.CancelledError):
+        answer.cancel()
+    elif error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(sending.result())

@@ -26,6 +26,8 @@ _ASK_AGAIN = 0.5
 #: Seconds that who asks waits for the answer: a node that refuses connections, or is well, needs milliseconds.
 _PATIENCE = 0.25
 
+_FAILURES = (redis_errors.RedisError, OSError, TimeoutError)
+
 #: What tells that the node is away, and not only that one connection has ended.
 _AWAY = {Kind.UNREACHABLE, Kind.SILENT, Kind.LOADING}
 
@@ -58,15 +60,27 @@ class ClusterNode:
             raise redis_errors.ConnectionError(text)
         try:
             replies = await self._exchange.send(commands)
-        except (redis_errors.RedisError, OSError, TimeoutError) as error:
-            if kind_of(error) in _AWAY:
-                self.fell_silent(error)
-            self._exchange.drop_idle()
+        except _FAILURES as error:
+            self.failed(error)
             raise
+        self.answered(replies)
+        return replies
+
+    def begin(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]] | None:
+        """As ``DirectExchange.begin``; None also while it is away. Whoever awaits it tells how it went."""
+        return None if self.is_away else self._exchange.begin(commands)
+
+    def answered(self, replies: Sequence[Any]) -> None:
+        """Take note of what came."""
         down = next((it for it in replies if _is_down(it)), None)
         if down is not None:
             self.fell_silent(down)
-        return replies
+
+    def failed(self, error: Exception) -> None:
+        """Take note of what went wrong."""
+        if kind_of(error) in _AWAY:
+            self.fell_silent(error)
+        self._exchange.drop_idle()
 
     @property
     def heard_at(self) -> float:
@@ -95,7 +109,7 @@ class ClusterNode:
         try:
             # The cluster's state counts for any key, even one of another node.
             (reply,) = await self._exchange.send([("DEL", keys.probe(secrets.token_hex(4)))])
-        except (redis_errors.RedisError, OSError, TimeoutError) as error:
+        except _FAILURES as error:
             self._failure = error
             self._exchange.drop_idle()
         else:

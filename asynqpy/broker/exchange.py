@@ -140,20 +140,31 @@ class DirectExchange:
         if not commands:
             return []
         channel = self._take_idle() or await self._connected()
+        return await self._begin(channel, commands, told)
+
+    def begin(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]] | None:
+        """As ``send``, without a task: the commands are on their way when this returns. None if it has to connect.
+
+        Whoever no longer wants the answer ends the future, and so the connection.
+        """
+        self._check_loop()
+        channel = self._take_idle()
+        return None if channel is None else self._begin(channel, commands, None)
+
+    def _begin(
+        self, channel: _Channel, commands: Sequence[Command], told: Told | None
+    ) -> asyncio.Future[list[Any]]:
+        answer = channel.begin(commands, told, self._timeout)
         self._talking.add(channel)
-        try:
-            replies = await channel.ask(commands, told, self._timeout)
-        except BaseException:
-            # Also a cancelled one: its answers would be taken for those of the next.
-            channel.close()
-            raise
-        finally:
-            self._talking.discard(channel)
-        if self._is_closed:
+        return answer
+
+    def _ended(self, channel: _Channel, is_good: bool) -> None:
+        self._talking.discard(channel)
+        # Of one that was given up the answers would be taken for those of the next.
+        if self._is_closed or not is_good:
             channel.close()
         elif channel.is_open:
             self._idle.append(channel)
-        return replies
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -176,14 +187,17 @@ class DirectExchange:
             async with limit:
                 begun = partial(self._connecting.__setitem__, limit)
                 channel = await _Channel.connect(self._pool, begun)
-        except TimeoutError:  # redis-py has its own for a Redis that is slow
-            raise RedisConnectionError(_CLOSED_EARLY) from None
+        except (TimeoutError, RedisConnectionError):
+            # Given up; redis-py has a time-out of its own for a Redis that is slow.
+            if limit not in self._connecting:
+                raise RedisConnectionError(_CLOSED_EARLY) from None
+            raise
         finally:
             is_wanted = self._connecting.pop(limit, None) is not None
         if not is_wanted:
             channel.close()
             raise RedisConnectionError(_CLOSED_EARLY)
-        channel.callbacks = self._callbacks
+        channel.callbacks, channel.ended = self._callbacks, self._ended
         return channel
 
     def leads_to(self, address: Endpoint) -> bool:
@@ -196,9 +210,7 @@ class DirectExchange:
         for limit, connection in list(self._connecting.items()):
             if leads_to(connection, address):
                 del self._connecting[limit]
-                limit.reschedule(0)
-                # Which may get lost in the handshake: of redis-py, or of ``asyncio.wait_for``.
-                asyncio.get_running_loop().call_later(_ABORT_AFTER, abort, connection)
+                _give_up(limit, connection)
         for channel in (*self._idle, *self._talking):
             if leads_to(channel.shell, address):
                 channel.close()
@@ -231,9 +243,16 @@ class DirectExchange:
         self.drop_idle()
         # Not by ``disconnect``: redis-py would connect again, in the midst of its own handshake.
         while self._connecting:
-            self._connecting.popitem()[0].reschedule(0)
+            _give_up(*self._connecting.popitem())
         for channel in list(self._talking):
             channel.close()
+
+
+def _give_up(limit: asyncio.Timeout, connection: AbstractConnection) -> None:
+    """Have what connects within ``limit`` end at once."""
+    limit.reschedule(0)
+    # Which may get lost in the handshake: of redis-py, or of ``asyncio.wait_for``.
+    asyncio.get_running_loop().call_later(_ABORT_AFTER, abort, connection)
 
 
 class _Channel(Link):
@@ -246,31 +265,48 @@ class _Channel(Link):
         self._told: Told | None = None
         self._replies: list[Any] = []
         self._answer: asyncio.Future[list[Any]] | None = None
+        #: Told whether an exchange went well, before whoever waits for it; otherwise this is of no use any more.
+        self.ended: Callable[[_Channel, bool], object] = lambda *_: None
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
         self._unsent = 0
 
-    async def ask(
+    def begin(
         self, commands: Sequence[Command], told: Told | None, timeout: float | None
-    ) -> list[Any]:
-        """As ``Exchange.send``; Redis has ``timeout`` s for each reply. After an error it is of no use any more."""
+    ) -> asyncio.Future[list[Any]]:
+        """As ``DirectExchange.begin``; Redis has ``timeout`` s for each reply."""
         if not self.is_open:
             raise RedisConnectionError(CLOSED)
         loop = asyncio.get_running_loop()
         self._commands, self._told, self._replies = commands, told, []
-        answer: asyncio.Future[list[Any]] = loop.create_future()
-        self._answer = answer
+        answer = self._answer = loop.create_future()
+        answer.add_done_callback(self._given_up)
         self._heard_at, self._unsent = loop.time(), 0
         if timeout is not None:
             self._look_in(timeout, timeout)
         try:
             for packed in self._writes():
                 self.write(packed)
-            return await answer
-        finally:
-            self._answer = None
-            if self._timer is not None:
-                self._timer.cancel()
+        except BaseException:
+            answer.cancel()
+            self._end(False)
+            self.close()
+            raise
+        return answer
+
+    def _given_up(self, answer: asyncio.Future[list[Any]]) -> None:
+        """Whoever waited for the answer has ended it, unless it came."""
+        if self._answer is answer:
+            self._end(False)
+
+    def _end(self, is_good: bool) -> asyncio.Future[list[Any]] | None:
+        """Nothing is asked any more; the answer that is to be given, if it is still waited for."""
+        answer, self._answer = self._answer, None
+        if self._timer is not None:
+            self._timer.cancel()
+        if answer is not None:
+            self.ended(self, is_good)
+        return None if answer is None or answer.done() else answer
 
     def _look_in(self, delay: float, timeout: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay, self._look, timeout)
@@ -326,13 +362,13 @@ class _Channel(Link):
             self._lost(error)
             return
         self._heard_at = asyncio.get_running_loop().time()
-        if place + 1 == len(self._commands):
-            self._answer.set_result(self._replies)
+        if place + 1 == len(self._commands) and (answer := self._end(True)):
+            answer.set_result(self._replies)
 
     def _read(self, name: Word, reply: Any) -> Any:
         callback = None if name == "EVALSHA" else self.callbacks.get(str(name))
         return reply if callback is None or isinstance(reply, RedisError) else callback(reply)
 
     def _lost(self, error: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+        if answer := self._end(False):
+            answer.set_exception(error)

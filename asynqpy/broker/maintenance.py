@@ -32,7 +32,7 @@ def forward_call(queue: str, source: str, clock: Clock) -> Call[Forwarded]:
     args: list[Word] = [
         keys.task_prefix(queue),
         keys.group_prefix(queue),
-        int(clock.now()),
+        int(clock.certainly()),
         clock.now_ns(),
         MAX_BATCH,
     ]

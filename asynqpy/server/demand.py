@@ -2,20 +2,68 @@
 
 from __future__ import annotations
 
+import heapq
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 
 from asynqpy.broker.arrivals import Arrivals
 from asynqpy.priority import Priority
 
+#: Seconds in which each queue with work gets its share. What ends within them may be asked of few queues at a time:
+#: each that is asked costs a script, and of a cluster perhaps a node.
+LAP = 0.05
+
+#: So few queues with work are all asked each turn.
+FEW = 3
+
+#: Seconds before a queue that had nothing is looked at again, while others have enough.
+LOOK_AGAIN = 0.01
+
+#: Most of those to be looked at in one turn.
+MOST_LOOKS = 16
+
+#: Seconds over which the pace is taken.
+_WINDOW = 0.1
+
+
+class Pace:
+    """How many tasks a server settles per second, as of late."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._count = 0
+        self._per_second = 0.0
+
+    def add(self, count: int) -> None:
+        self._count += count
+
+    def per_second(self) -> float:
+        """0 until it has been seen for a tenth of a second."""
+        now = self._clock()
+        if (elapsed := now - self._since) >= _WINDOW:
+            self._per_second = self._count / elapsed
+            self._since, self._count = now, 0
+        return self._per_second
+
 
 class Demand:
     """Divides permits between the queues that are not known to be empty or paused."""
 
-    def __init__(self, priority: Priority, arrivals: Arrivals) -> None:
+    def __init__(
+        self,
+        priority: Priority,
+        arrivals: Arrivals,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` counts seconds."""
         self._priority = priority
         self._arrivals = arrivals
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._asked_at: dict[str, float] = {}
         self._backlog: dict[str, int] = {}
         self._asked: Counter[str] = Counter()
         #: How many tasks the turns under way may bring.
@@ -24,6 +72,10 @@ class Demand:
     def learn(self, backlog: Mapping[str, int]) -> None:
         """Take note of how many tasks wait in some queues."""
         self._backlog.update(backlog)
+
+    def settled(self, count: int) -> None:
+        """Take note of how many tasks have ended and been settled."""
+        self._pace.add(count)
 
     def forget(self) -> None:
         """Know nothing of what waits any more: a turn went wrong."""
@@ -34,6 +86,7 @@ class Demand:
         """While so many tasks of each queue are on their way, ask for what waits behind them."""
         asked, self.promised = sum(wanted.values()), self.promised + sum(wanted.values())
         self._asked.update(wanted)
+        self._asked_at |= dict.fromkeys(wanted, self._clock())
         try:
             yield
         finally:
@@ -55,9 +108,27 @@ class Demand:
         if not promising:
             return {}
         behind = self._behind()
-        shares = self._priority.draw(free, behind, promising)
-        enough = sum(behind.values()) >= free
-        return self._priority.narrow(shares) if enough else shares
+        backed_up = sum(map(bool, behind.values()))
+        lap = self._pace.per_second() * LAP if backed_up > FEW else 0.0
+        shares = self._priority.draw(free, behind, promising, lap=lap)
+        if sum(behind.values()) < free:
+            return shares
+        asked = {queue: share for queue, share in shares.items() if share}
+        first = set(self._priority.before(asked))
+        return dict.fromkeys(self._to_look_at(behind, first), 0) | asked
+
+    def _to_look_at(self, behind: Mapping[str, int], first: Set[str]) -> list[str]:
+        """Queues that are to tell whether something has come meanwhile: those that were asked longest ago.
+
+        ``first``: what comes there goes before all else, so these are not left alone for a while.
+        """
+        at, before = self._asked_at, self._clock() - LOOK_AGAIN
+        idle = [
+            it for it, n in behind.items() if not n and (it in first or at.get(it, 0.0) <= before)
+        ]
+        if len(idle) <= MOST_LOOKS:
+            return idle
+        return heapq.nsmallest(MOST_LOOKS, idle, key=lambda it: at.get(it, 0.0))
 
     def _behind(self) -> dict[str, int]:
         asked, backlog = self._asked, self._backlog

@@ -41,7 +41,7 @@ class Forwarder(Service):
         next_due = await self._broker.forward(self._queues)
         pause = self._interval
         if next_due is not None:
-            pause = min(pause, max(_SHORTEST_PAUSE, next_due - self._clock.now()))
+            pause = min(pause, max(_SHORTEST_PAUSE, next_due - self._clock.certainly()))
         self._next_pass = self._clock.now() + pause
         return pause
 

@@ -168,6 +168,7 @@ class Processor(Service):
                 self._runs.let_go(item.lease)
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
+        self._demand.settled(len(unsettled))
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
         if retries:
             self._retry_due(min(retry.at for retry in retries))

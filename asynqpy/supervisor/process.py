@@ -177,7 +177,10 @@ class Process:
         report = decode(line)
         is_awake = report.state is not ProcessState.STARTING
         if self._is_ready and not is_awake:
-            return  # its servers are gone, and it is about to end
+            # Its servers are gone, and it is about to end.
+            if self._limit is None and self._state is not ProcessState.STOPPING:
+                self._enter(ProcessState.STOPPING)
+            return
         if self._report.at:
             self._pace = pace(self._report, report)
         self._report = report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -216,7 +217,8 @@ async def test_a_drained_queue_leaves_only_its_name_and_its_counters(redis_url: 
             await world.dequeue(n % 2, 1)
             await world.settle(n, outcomes[n % 4], 2)
         await world.drain()
-        day = world.clock.today()
-        names = ["processed", f"processed:{day}", "failed", f"failed:{day}"]
+        names = ["processed", "processed:day", "failed", "failed:day"]
         expected = {"asynq:queues", *(state.key("default", name) for name in names)}
-        assert (await state.dump(world.redis)).keys() == expected
+        # Of one day or, around midnight, of two.
+        left = {re.sub(r":\d{4}-\d\d-\d\d$", ":day", it) for it in await state.dump(world.redis)}
+        assert left == expected

@@ -227,16 +227,22 @@ async def test_a_silent_node_that_is_asked_alone_is_not_waited_for_while_others_
 async def test_a_silent_node_is_waited_for_while_the_others_are_silent_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_LAG", 0.2)
+    monkeypatch.setattr(module, "_LAG", 1.0)
     with start_cluster() as cluster:
         async with connected(cluster.url) as exchange:
             await exchange.send([("SET", KEYS[0], "1")])
-            for node in cluster.nodes:
-                node.pause()
+            node = cluster.primary_of(KEYS[0])
+            others = [it for it in cluster.nodes if it is not node]
+            for each in cluster.nodes:
+                each.pause()
             asking = asyncio.create_task(exchange.send([("GET", KEYS[0])]))
-            done, _ = await asyncio.wait([asking], timeout=1)
-            for node in cluster.nodes:
-                node.resume()
+            done, _ = await asyncio.wait([asking], timeout=2)
+            for other in others:
+                other.resume()
+            for other in others:
+                other.ask("PING")
+            done, _ = await asyncio.wait([asking], timeout=0.3)
+            node.resume()
             assert not done
             assert await asking == [b"1"]
 

@@ -230,6 +230,23 @@ async def test_close_at_any_moment_of_a_connect_is_one_error_and_leaves_no_conne
     assert not connection.exchange._idle
 
 
+@pytest.mark.parametrize("turns", range(1, 20))
+async def test_close_at_any_moment_of_a_connect_to_a_silent_redis_waits_for_no_time_out(
+    proxy: RedisProxy, turns: int
+) -> None:
+    """A cancellation may get lost in the handshake of redis-py, which then waits for as long as Redis may take."""
+    proxy.swallows_replies = True
+    connection = Connection.open(proxy.url)
+    sending = asyncio.create_task(connection.exchange.send([("PING",)]))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await connection.close()
+    async with asyncio.timeout(5):  # the time-out of a connection is 10 s
+        outcome = (await asyncio.gather(sending, return_exceptions=True))[0]
+    assert isinstance(outcome, ConnectionError)
+    assert "closed while it connected" in str(outcome)
+
+
 async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next() -> None:
     served: list[bool] = []
 
@@ -368,7 +385,7 @@ async def test_what_the_network_takes_slowly_has_its_time(monkeypatch: pytest.Mo
     channel = Channel()
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "time", lambda: channel.now)
-    asking = asyncio.ensure_future(channel.ask([("SET", "k", "x" * 1_000)], None, 5.0))
+    asking = asyncio.ensure_future(channel.begin([("SET", "k", "x" * 1_000)], None, 5.0))
     await asyncio.sleep(0)
     for left in (900, 100, 0):  # of which some has gone since the last look
         channel.left, channel.now = left, channel.now + 5.0

@@ -6,6 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from asynqpy.broker.broker import Broker
+from asynqpy.clock import Clock
 from tests import redis_state as state
 from tests.broker.factories import LOCK, new_task
 from tests.fake_clock import FakeClock
@@ -41,6 +42,23 @@ async def test_due_tasks_become_pending_oldest_first_and_the_rest_waits(
         "pending_since": str(clock.now_ns()).encode(),
     }
     assert await state.invariants(redis) == []
+
+
+@each_source
+async def test_a_task_is_not_due_before_redis_has_reached_its_second_for_certain(
+    redis_url: str, redis: Redis, source: str
+) -> None:
+    """After a slow round trip the clock may be ahead of Redis by half of it."""
+    clock = Clock()
+    broker = Broker(redis_url, clock)
+    clock.anchor(1_700_000_000.0, round_trip=60.0)
+    assert clock.now() >= 1_700_000_030
+    await seed(redis, source, "due", at=1_700_000_000)
+    await seed(redis, source, "not yet", at=1_700_000_030)
+    assert await broker.forward(["default"]) == 1_700_000_030
+    assert await state.listed(redis, "pending") == ["due"]
+    assert await state.scores(redis, source) == {"not yet": 1_700_000_030}
+    await broker.close()
 
 
 async def test_a_forwarded_task_waits_behind_those_that_were_pending(

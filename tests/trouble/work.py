@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from asynqpy.client import Client
-from asynqpy.errors import BrokerUnavailableError
+from asynqpy.errors import BrokerUnavailableError, NotReplicatedError
 from asynqpy.task import ActiveTask, Task
 
 WELCOME = Task("email:welcome")
@@ -28,9 +28,12 @@ async def enqueue(url: str, *task_ids: str) -> None:
 
 
 async def insist(client: Client, task_id: str, task: Task = WELCOME) -> None:
-    """Enqueue a task under that id, again after a connection to a Redis of yesterday has broken."""
+    """Enqueue a task under that id, again after a connection to a Redis of yesterday has broken.
+
+    Also until the replicas have it whom the client asks for.
+    """
     while True:
-        with suppress(BrokerUnavailableError):
+        with suppress(BrokerUnavailableError, NotReplicatedError):
             await client.enqueue(task, task_id=task_id)
             return
 
