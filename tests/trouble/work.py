@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
 
 from asynqpy.client import Client
-from asynqpy.errors import BrokerUnavailableError, NotReplicatedError
+from asynqpy.errors import BrokerUnavailableError, NotReplicatedError, TaskIdConflictError
 from asynqpy.task import ActiveTask, Task
 
 WELCOME = Task("email:welcome")
+
+#: Seconds after which everybody has heard of a new master.
+SWITCHED = 2
 
 
 class Work:
@@ -32,10 +35,21 @@ async def insist(client: Client, task_id: str, task: Task = WELCOME) -> None:
 
     Also until the replicas have it whom the client asks for.
     """
+    is_stored = False
     while True:
-        with suppress(BrokerUnavailableError, NotReplicatedError):
+        try:
             await client.enqueue(task, task_id=task_id)
-            return
+        except BrokerUnavailableError:
+            continue
+        except NotReplicatedError:
+            # Perhaps by a master of yesterday. When all have heard of the new one, it is there or it is gone.
+            is_stored = True
+            await asyncio.sleep(SWITCHED)
+            continue
+        except TaskIdConflictError:
+            if not is_stored:
+                raise
+        return
 
 
 async def is_refused(client: Client) -> bool:
