@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from redis.asyncio import Redis
 
@@ -26,7 +28,8 @@ async def test_a_master_that_became_a_replica_is_away_until_it_is_master_again(
         mortal_redis.process.ask("REPLICAOF", HOST, str(free_port()))
         with pytest.raises(BrokerUnavailableError, match="read only replica"):
             await client.enqueue(Task("email:welcome"), task_id="early")
-        assert told(caplog, "is away: You can't write against a read only replica") == 1
+        (complaint,) = complaints(caplog)
+        assert re.search("is away: .*You can't write against a read only replica", complaint)
         mortal_redis.process.ask("REPLICAOF", "NO", "ONE")
         await enqueue(mortal_redis.url, "after")
         await eventually(lambda: work.done == ["before", "after"])
