@@ -20,7 +20,7 @@ from asynqpy.broker.outcomes import (
     Settlement,
 )
 from asynqpy.clock import Clock
-from asynqpy.errors import BrokerError
+from asynqpy.errors import BrokerError, BrokerUnavailableError
 from tests.eventually import eventually
 from tests.redis_process import HOST, RedisProcess
 from tests.regressions.histories import closing
@@ -129,6 +129,52 @@ async def test_b29_a_task_is_not_settled_by_half_while_its_hash_is_elsewhere(
     state = move.target.ask("HGET", PREFIX + "t:held", "state") or b""
     assert state.decode() == kept[type(outcome)]
     assert (_lock(move) is None) == isinstance(outcome, Done | Complete)
+
+
+async def test_b29_the_only_lease_of_a_queue_is_extended_while_its_slot_moves(
+    cluster: ClusterProcesses, move: MovingSlot
+) -> None:
+    """Taken out and put back it would be lost: a key that has become empty cannot be made again then."""
+    async with Client(cluster.url) as client, closing(Broker(cluster.url, Clock())) as broker:
+        await client.enqueue(Task("email"), task_id="held")
+        grants = broker.grant(["default"])
+        (held,) = (await broker.turn([], {"default": 1}, grants)).deliveries
+        move.begin()
+        for step in ("here", "there"):
+            if step == "there":
+                move.carry(PREFIX + "lease")
+            held.lease.expires_at = grants[0].expires_at = 0
+            assert await broker.extend_lease([held.lease]) == []
+            await broker.extend_grants(grants)
+            assert min(held.lease.expires_at, grants[0].expires_at) > 0
+        move.end()
+        settlement = Settlement(held.message, held.lease.fence, Done(), broker.clock.now())
+        assert await broker.settle([settlement]) == [True]
+
+
+async def test_b29_of_several_tasks_none_is_settled_uncounted_while_their_slot_moves(
+    cluster: ClusterProcesses, move: MovingSlot
+) -> None:
+    """The first empties ``lease``, and for the second Redis would have the script ask elsewhere."""
+    async with Client(cluster.url) as client, closing(Broker(cluster.url, Clock())) as broker:
+        for task_id in ("held", "lost"):
+            await client.enqueue(Task("email"), task_id=task_id)
+        deliveries = (await broker.dequeue({"default": 2})).deliveries
+        _fill_containers(move, broker.clock)
+        move.source.ask("ZREM", PREFIX + "lease", "lost")
+        settlements = [
+            Settlement(it.message, it.lease.fence, Retry(at=4e9, error="e"), broker.clock.now())
+            for it in deliveries
+        ]
+        move.begin()
+        before = _both(move)
+        answers = await broker.settle(settlements)
+        assert [type(answer) for answer in answers] == 2 * [BrokerUnavailableError]
+        assert _both(move) == before
+        move.end()
+        assert await broker.settle(settlements) == [True, False]
+    for name in ("processed", "failed"):
+        assert move.target.ask("GET", PREFIX + name) == b"2"
 
 
 @pytest.mark.parametrize("place", [AHEAD, BEHIND])

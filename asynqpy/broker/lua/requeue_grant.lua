@@ -9,10 +9,11 @@ local prefix, now_ns, owner = ARGV[1], ARGV[2], ARGV[6]
 local stamp, first, last = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 -- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
--- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+-- Redis refuses a command of several keys then unless it has them all. One that never exists is among them: a key that
+-- the script empties could not be used again. To be asked before the first write.
 local function check_here(names)
   for first = 1, #names, 900 do
-    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+    redis.call('EXISTS', KEYS[1], KEYS[1] .. ':', unpack(names, first, math.min(first + 899, #names)))
   end
 end
 

@@ -9,10 +9,11 @@ local active, lease, retry = KEYS[1], KEYS[2], KEYS[3]
 local prefix, day_expires = ARGV[1], ARGV[2]
 
 -- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
--- Redis refuses a command of several keys then unless it has them all; to be asked before the first write.
+-- Redis refuses a command of several keys then unless it has them all. One that never exists is among them: a key that
+-- the script empties could not be used again. To be asked before the first write.
 local function check_here(names)
   for first = 1, #names, 900 do
-    redis.call('EXISTS', KEYS[1], unpack(names, first, math.min(first + 899, #names)))
+    redis.call('EXISTS', KEYS[1], KEYS[1] .. ':', unpack(names, first, math.min(first + 899, #names)))
   end
 end
 
