@@ -128,7 +128,7 @@ class Demand:
         ]
         if len(idle) <= MOST_LOOKS:
             return idle
-        return heapq.nsmallest(MOST_LOOKS, idle, key=lambda it: at.get(it, 0.0))
+        return heapq.nsmallest(MOST_LOOKS, idle, key=lambda it: (it not in first, at.get(it, 0.0)))
 
     def _behind(self) -> dict[str, int]:
         asked, backlog = self._asked, self._backlog

@@ -16,12 +16,21 @@ _LONGEST_LINE = 65_536
 _REST = 1.0
 
 
+def _nothing() -> None:
+    pass
+
+
 @asynccontextmanager
 async def reading_lines(
-    source: socket.socket | FileIO, on_line: Callable[[bytes], None]
+    source: socket.socket | FileIO,
+    on_line: Callable[[bytes], None],
+    on_unheard: Callable[[], None] = _nothing,
 ) -> AsyncIterator[None]:
-    """Call ``on_line`` for each line while the block runs, and then for what is left. Closes the source."""
-    reader = _Reader(on_line)
+    """Call ``on_line`` for each line while the block runs, and then for what is left. Closes the source.
+
+    ``on_unheard`` is called when the other side of a socket has ended without having read what it was told.
+    """
+    reader = _Reader(on_line, on_unheard)
     transport = await _connect(reader, source)
     try:
         yield
@@ -45,8 +54,9 @@ async def _connect(reader: _Reader, source: socket.socket | FileIO) -> asyncio.B
 
 
 class _Reader(asyncio.Protocol):
-    def __init__(self, on_line: Callable[[bytes], None]) -> None:
+    def __init__(self, on_line: Callable[[bytes], None], on_unheard: Callable[[], None]) -> None:
         self._on_line = on_line
+        self._on_unheard = on_unheard
         self._rest = b""
         self.ended = asyncio.get_running_loop().create_future()
 
@@ -62,5 +72,7 @@ class _Reader(asyncio.Protocol):
         if self._rest:
             self._on_line(self._rest)
             self._rest = b""
+        if isinstance(error, ConnectionResetError):
+            self._on_unheard()
         if not self.ended.done():
             self.ended.set_result(None)

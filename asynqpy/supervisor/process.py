@@ -117,7 +117,7 @@ class Process:
     async def _live(self) -> str:
         ours, theirs = socket.socketpair()
         with theirs:
-            async with reading_lines(ours, self._hear), self._output() as output:
+            async with reading_lines(ours, self._hear, self._tell_by_signal), self._output() as output:
                 try:
                     child = await self._spawn(theirs, output)
                 finally:
@@ -231,7 +231,11 @@ class Process:
             assert self._line is not None
             self._line.send(STOP)
         except OSError:  # its end is closed
-            self._send(signal.SIGTERM)
+            self._tell_by_signal()
+
+    def _tell_by_signal(self) -> None:
+        """Also where it was told otherwise, and became another program before it had read that."""
+        self._send(signal.SIGTERM)
 
     def _lose_patience(self) -> None:
         logger.error("%s has not stopped in time and is killed", str(self))

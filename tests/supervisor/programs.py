@@ -86,6 +86,22 @@ async def replaced() -> None:
     os.execvp("sleep", ["sleep", "600"])
 
 
+async def replaced_unheard() -> None:
+    """Becomes a program that leaves unread what it is told, and then closes its line."""
+    line = int(sys.argv[1])
+    os.set_inheritable(line, True)
+    os.execv(sys.executable, [sys.executable, "-c", _DEAF, str(line)])
+
+
+_DEAF = """
+import os, socket, sys, time
+line = socket.socket(fileno=int(sys.argv[1]))
+line.recv(1, socket.MSG_PEEK)
+line.close()
+time.sleep(600)
+"""
+
+
 async def short() -> None:
     """Ends by itself when it has had a server."""
     async with server().running(mux):

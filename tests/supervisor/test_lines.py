@@ -45,12 +45,13 @@ async def test_other_side_may_end_without_having_read_what_it_was_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen: list[bytes] = []
+    unheard: list[bool] = []
     ours, theirs = socket.socketpair()
-    async with reading_lines(ours, seen.append):
+    async with reading_lines(ours, seen.append, lambda: unheard.append(True)):
         with theirs:
             ours.send(b"word")
             theirs.sendall(b"one\ntwo")
-    assert seen == [b"one", b"two"]
+    assert (seen, unheard) == ([b"one", b"two"], [True])
     assert [record for record in caplog.records if record.levelno >= logging.INFO] == []
 
 

@@ -38,9 +38,17 @@ def make(program: str, ready: Ready | None = None, on_output: OnOutput | None = 
 
 def program_of(process: Process) -> str:
     """The name of what runs in it."""
-    command = ["ps", "-o", "comm=", "-p", str(process.info.pid or 0)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return os.path.basename(told.stdout.strip())
+    return os.path.basename(_ask_ps(process, "comm="))
+
+
+def command_of(process: Process) -> str:
+    """What runs in it, with all that it was given."""
+    return _ask_ps(process, "args=")
+
+
+def _ask_ps(process: Process, what: str) -> str:
+    command = ["ps", "-ww", "-o", what, "-p", str(process.info.pid or 0)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 async def is_running(process: Process) -> None:
@@ -127,6 +135,13 @@ async def test_child_that_does_not_listen_gets_sigterm() -> None:
     process = make("replaced")
     running = asyncio.create_task(process.run_once())
     await eventually(lambda: program_of(process) == "sleep", within=STARTED)
+    assert (await stopped(process, running)).how.endswith("ended with SIGTERM")
+
+
+async def test_child_that_left_unread_what_it_was_told_gets_sigterm() -> None:
+    process = make("replaced_unheard")
+    running = asyncio.create_task(process.run_once())
+    await eventually(lambda: "MSG_PEEK" in command_of(process), within=STARTED)
     assert (await stopped(process, running)).how.endswith("ended with SIGTERM")
 
 
