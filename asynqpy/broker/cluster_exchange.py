@@ -36,6 +36,12 @@ _ASKED_AT_ONCE = 3
 #: others have for as long as a single Redis may take; one that was only slow is back in a moment.
 _LAG = 2.0
 
+#: Seconds in which a node answers that does not stand still itself.
+_PROMPT = 0.5
+
+#: Seconds in which one that has stood still answers what it was asked before.
+_MOMENT = 0.25
+
 _FAILURES = (RedisError, OSError, TimeoutError)
 
 #: Answers after which the map may be of yesterday.
@@ -68,6 +74,7 @@ class ClusterExchange:
         self.changes = 0
         self._nodes: dict[Endpoint, ClusterNode] = {}
         self._mapping: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[SlotMap | Exception]] = set()
         self._map_at = 0.0
         self._is_stale = True
         self._is_closed = False
@@ -138,7 +145,8 @@ class ClusterExchange:
         def watch() -> None:
             watching.append(asyncio.create_task(self._watch(shares, began), name="asynqpy:silent"))
 
-        timer = loop.call_later(min((it.patience for it in shares), default=0.0), watch)
+        patience = min((it.patience for it in shares), default=_LAG)
+        timer = loop.call_later(patience - _PROMPT, watch)
         try:
             for share in shares:
                 await share.end()
@@ -150,13 +158,15 @@ class ClusterExchange:
     async def _watch(self, shares: Sequence[_Share], began: float) -> None:
         """Give up those that are silent while others answer.
 
-        Where the others took their time as well, all stood still, and a silence counts from their answer.
+        While the others do not answer either, no silence counts; and whoever stood still with them, or with us, has a
+        moment to catch up.
         """
         loop = asyncio.get_running_loop()
         while left := [share for share in shares if share.is_under_way]:
-            asked_at = loop.time()
             others_answer = await self._others_answer([share.endpoint for share in left])
-            if loop.time() - asked_at > _LAG / 4:
+            if others_answer:
+                await asyncio.sleep(_MOMENT)
+            else:
                 began = loop.time()
             left = [share for share in left if share.is_under_way]
             for share in left:
@@ -266,7 +276,7 @@ class ClusterExchange:
         failure: Exception | None = None
         while asked and (best is None or not best.is_whole):
             some, asked = asked[:_ASKED_AT_ONCE], asked[_ASKED_AT_ONCE:]
-            for found in await self._maps_of(some):
+            for found in await self._maps_of(some, within=_LAG if asked else None):
                 if isinstance(found, SlotMap):
                     best = found if best is None or found.is_whole else best
                 else:
@@ -275,27 +285,42 @@ class ClusterExchange:
             raise failure or redis_errors.ClusterDownError("CLUSTERDOWN no node is known")
         await self._take_map(best)
 
-    async def _maps_of(self, endpoints: Sequence[Endpoint]) -> list[SlotMap | Exception]:
-        """What these answer until one has told of all slots; who is slower is not waited for."""
+    async def _maps_of(
+        self, endpoints: Sequence[Endpoint], within: float | None
+    ) -> list[SlotMap | Exception]:
+        """What these answer until one has told of all slots; who is slower, or than so many s, is not waited for."""
+        loop = asyncio.get_running_loop()
+        until = None if within is None else loop.time() + within
         asking = {asyncio.create_task(self._map_of(it)) for it in endpoints}
         found: list[SlotMap | Exception] = []
         try:
             while asking and not any(isinstance(it, SlotMap) and it.is_whole for it in found):
-                done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                left = None if until is None else until - loop.time()
+                done, asking = await asyncio.wait(
+                    asking, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
                 found += [it.result() for it in done]
         finally:
             for slow in asking:
                 slow.cancel()
-            if asking:
-                await asyncio.wait(asking)
+                # Which may get lost in redis-py's handshake: it is not waited for, and ends when that does.
+                self._ending.add(slow)
+                slow.add_done_callback(self._ending.discard)
         return found
 
     async def _others_answer(self, silent: Collection[Endpoint | None]) -> bool:
         """Whether any of some other nodes does. It tells of the slots too, which may be why these are silent."""
         others = [it for it in self._map.primaries if it not in silent and not self._is_away(it)]
-        asked = random.sample(others, min(len(others), _ASKED_AT_ONCE))
+        random.shuffle(others)
         self._is_stale = True
-        return any(isinstance(it, SlotMap) for it in await self._maps_of(asked))
+        while others:
+            some, others = others[:_ASKED_AT_ONCE], others[_ASKED_AT_ONCE:]
+            found = await self._maps_of(some, within=_PROMPT)
+            if any(isinstance(it, SlotMap) for it in found):
+                return True
+        return False
 
     async def _map_of(self, endpoint: Endpoint) -> SlotMap | Exception:
         try:
@@ -326,7 +351,8 @@ class ClusterExchange:
     async def close(self) -> None:
         """What is under way ends with an error of redis-py's. All is closed also when it is cancelled."""
         self._is_closed = True
-        ending = [task for node in self._nodes.values() for task in node.hang_up()]
+        ending: list[asyncio.Task[Any]] = [*self._ending]
+        ending += [task for node in self._nodes.values() for task in node.hang_up()]
         if self._mapping is not None:
             self._mapping.cancel()
             ending.append(self._mapping)
@@ -377,12 +403,8 @@ class _Share:
         try:
             answers = await self._answer
         except _FAILURES as error:
-            if self._connecting is None:  # or the node has taken note itself
-                self._node.failed(error)
             self.fail(error)
         else:
-            if self._connecting is None:
-                self._node.answered(answers)
             self._put(answers)
 
     def fail(self, error: Exception) -> None:
@@ -411,9 +433,9 @@ class _Share:
         self.drop()
 
     def drop(self) -> None:
-        """What has not come by now is of no use, and what went wrong meanwhile is nobody's matter."""
-        if self._answer is not None and not self._answer.cancel() and not self._answer.cancelled():
-            self._answer.exception()
+        """What has not come by now is of no use."""
+        if self._answer is not None:
+            self._answer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
 

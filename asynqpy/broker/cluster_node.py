@@ -61,30 +61,41 @@ class ClusterNode:
         try:
             replies = await self._exchange.send(commands)
         except _FAILURES as error:
-            self.failed(error)
+            self._failed(error)
             raise
-        self.answered(replies)
+        self._answered(replies)
         return replies
 
     def begin(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]] | None:
-        """As ``DirectExchange.begin``; None also while it is away. Whoever awaits it tells how it went."""
-        return None if self.is_away else self._exchange.begin(commands)
+        """As ``DirectExchange.begin``; None also while it is away."""
+        answer = None if self.is_away else self._exchange.begin(commands)
+        if answer is not None:
+            # At once, also where somebody waits for another node first, or no longer.
+            answer.add_done_callback(self._take_note)
+        return answer
 
-    def answered(self, replies: Sequence[Any]) -> None:
-        """Take note of what came."""
+    def _take_note(self, answer: asyncio.Future[list[Any]]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self._answered(answer.result())
+        elif isinstance(error, _FAILURES):
+            self._failed(error)
+
+    def _answered(self, replies: Sequence[Any]) -> None:
         down = next((it for it in replies if _is_down(it)), None)
         if down is not None:
             self.fell_silent(down)
 
-    def failed(self, error: Exception) -> None:
-        """Take note of what went wrong."""
+    def _failed(self, error: Exception) -> None:
         if kind_of(error) in _AWAY:
             self.fell_silent(error)
         self._exchange.drop_idle()
 
     @property
     def heard_at(self) -> float:
-        """When it showed the latest sign of life in what is under way, by the clock of the event loop."""
+        """When it showed the latest sign of life, by the clock of the event loop."""
         return self._exchange.heard_at
 
     def fell_silent(self, error: Exception) -> None:

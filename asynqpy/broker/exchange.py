@@ -133,6 +133,7 @@ class DirectExchange:
         self._idle: list[_Channel] = []
         self._connecting: dict[asyncio.Timeout, AbstractConnection] = {}
         self._talking: set[_Channel] = set()
+        self._heard_at = 0.0
         self._is_closed = False
 
     async def send(self, commands: Sequence[Command], told: Told | None = None) -> list[Any]:
@@ -160,6 +161,8 @@ class DirectExchange:
 
     def _ended(self, channel: _Channel, is_good: bool) -> None:
         self._talking.discard(channel)
+        if is_good:
+            self._heard_at = channel.moved_at()
         # Of one that was given up the answers would be taken for those of the next.
         if self._is_closed or not is_good:
             channel.close()
@@ -182,6 +185,8 @@ class DirectExchange:
         return None
 
     async def _connected(self) -> _Channel:
+        if self._is_closed:
+            raise RedisConnectionError(_CLOSED_EARLY)
         limit = asyncio.timeout(None)
         try:
             async with limit:
@@ -230,8 +235,8 @@ class DirectExchange:
 
     @property
     def heard_at(self) -> float:
-        """When any of the exchanges under way moved last, by the clock of the event loop; 0 if there is none."""
-        return max((it.moved_at() for it in self._talking), default=0.0)
+        """When Redis last answered or took something, by the clock of the event loop; 0 if it never did."""
+        return max(self._heard_at, *(it.moved_at() for it in self._talking), 0.0)
 
     async def close(self) -> None:
         """What is under way ends with an error of redis-py's."""
@@ -268,7 +273,7 @@ class _Channel(Link):
         #: Told whether an exchange went well, before whoever waits for it; otherwise this is of no use any more.
         self.ended: Callable[[_Channel, bool], object] = lambda *_: None
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_at = 0.0
+        self._began_at = self._heard_at = 0.0
         self._unsent = 0
 
     def begin(
@@ -281,12 +286,13 @@ class _Channel(Link):
         self._commands, self._told, self._replies = commands, told, []
         answer = self._answer = loop.create_future()
         answer.add_done_callback(self._given_up)
-        self._heard_at, self._unsent = loop.time(), 0
+        self._began_at = loop.time()
         if timeout is not None:
             self._look_in(timeout, timeout)
         try:
             for packed in self._writes():
                 self.write(packed)
+            self._unsent = self.unsent()
         except BaseException:
             answer.cancel()
             self._end(False)
@@ -312,15 +318,15 @@ class _Channel(Link):
         self._timer = asyncio.get_running_loop().call_later(delay, self._look, timeout)
 
     def moved_at(self) -> float:
-        """When the latest reply came, or the network was seen to take something of a long pipeline."""
-        now, unsent = asyncio.get_running_loop().time(), self.unsent()
-        if unsent != self._unsent:
-            self._heard_at, self._unsent = now, unsent
+        """When the latest reply came, or the network was seen to take something of a long pipeline; 0 for never."""
+        unsent = self.unsent()
+        if unsent < self._unsent:
+            self._heard_at, self._unsent = asyncio.get_running_loop().time(), unsent
         return self._heard_at
 
     def _look(self, timeout: float) -> None:
         """Each reply has its time; and a long pipeline, while the network takes some of it."""
-        left = self.moved_at() + timeout - asyncio.get_running_loop().time()
+        left = max(self._began_at, self.moved_at()) + timeout - asyncio.get_running_loop().time()
         if left > 0:
             self._look_in(left, timeout)
         else:

@@ -19,7 +19,7 @@ LAP = 0.05
 FEW = 3
 
 #: Seconds before a queue that had nothing is looked at again, while others have enough.
-LOOK_AGAIN = 0.01
+LOOK_AGAIN = 0.005
 
 #: Most of those to be looked at in one turn.
 MOST_LOOKS = 16

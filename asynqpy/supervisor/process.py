@@ -117,7 +117,10 @@ class Process:
     async def _live(self) -> str:
         ours, theirs = socket.socketpair()
         with theirs:
-            async with reading_lines(ours, self._hear, self._tell_by_signal), self._output() as output:
+            async with (
+                reading_lines(ours, self._hear, self._tell_by_signal),
+                self._output() as output,
+            ):
                 try:
                     child = await self._spawn(theirs, output)
                 finally:

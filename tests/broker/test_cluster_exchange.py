@@ -236,7 +236,7 @@ async def test_a_silent_node_is_waited_for_while_the_others_are_silent_too(
             for each in cluster.nodes:
                 each.pause()
             asking = asyncio.create_task(exchange.send([("GET", KEYS[0])]))
-            done, _ = await asyncio.wait([asking], timeout=2)
+            done, _ = await asyncio.wait([asking], timeout=1.4)
             for other in others:
                 other.resume()
             for other in others:
@@ -245,6 +245,52 @@ async def test_a_silent_node_is_waited_for_while_the_others_are_silent_too(
             node.resume()
             assert not done
             assert await asking == [b"1"]
+
+
+async def test_a_silent_node_is_given_up_also_when_more_and_more_is_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A question is no sign of life."""
+    monkeypatch.setattr(module, "_LAG", 0.5)
+    with start_cluster() as cluster:
+        async with connected(cluster.url) as exchange:
+            await asyncio.gather(*(exchange.send([("SET", KEYS[0], "1")]) for _ in range(20)))
+            frozen = cluster.primary_of(KEYS[0])
+            frozen.pause()
+            try:
+                first = asyncio.create_task(exchange.send([("GET", KEYS[0])]))
+                more = []
+                async with asyncio.timeout(5):  # the time-out of a connection is 10 s
+                    while not first.done():
+                        more.append(asyncio.create_task(exchange.send([("GET", KEYS[0])])))
+                        await asyncio.sleep(0.1)
+                    await asyncio.gather(*more)
+            finally:
+                frozen.resume()
+            (answer,) = await first
+            assert isinstance(answer, TimeoutError)
+            assert len(more) < 15
+
+
+async def test_a_silent_node_is_given_up_though_more_have_fallen_silent_than_are_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_LAG", 0.2)
+    monkeypatch.setattr(module, "_PROMPT", 0.2)
+    with start_cluster(6) as cluster:
+        async with connected(cluster.url) as exchange:
+            await exchange.send([("SET", key, "1") for key in KEYS])
+            *frozen, _ = sorted(cluster.nodes, key=lambda it: it is not cluster.primary_of(KEYS[0]))
+            for node in frozen:
+                node.pause()
+            try:
+                async with asyncio.timeout(8):  # the time-out of a connection is 10 s
+                    (answer,) = await exchange.send([("GET", KEYS[0])])
+            finally:
+                for node in frozen:
+                    node.resume()
+            assert isinstance(answer, TimeoutError)
+            assert not exchange.reaches(KEYS[0])
 
 
 async def test_a_cluster_out_of_reach_raises_what_a_single_redis_would() -> None:

@@ -54,6 +54,34 @@ async def test_a_node_that_is_away_is_refused_at_once_and_asked_now_and_then(
     await node.close()
 
 
+async def test_what_went_wrong_is_known_before_anybody_waits_for_the_answer(
+    proxy: RedisProxy,
+) -> None:
+    node = node_at(proxy.port)
+    await node.send([("PING",)])
+    proxy.swallows_requests = True
+    answer = node.begin([("PING",)])
+    await eventually(lambda: node.is_away)
+    assert node.begin([("PING",)]) is None
+    assert answer is not None
+    with pytest.raises(TimeoutError):
+        await answer
+    await node.close()
+
+
+async def test_a_question_is_no_sign_of_life(proxy: RedisProxy) -> None:
+    node = node_at(proxy.port)
+    await node.send([("PING",)])
+    heard_at = node.heard_at
+    assert heard_at > 0
+    proxy.swallows_requests = True
+    answers = [node.begin([("SET", "k", b"x" * size)]) for size in (1, 8_000_000)]
+    assert [answer is None for answer in answers] == [False, True]  # the second has to connect
+    await asyncio.sleep(0)
+    assert node.heard_at == heard_at
+    await node.close()
+
+
 async def test_a_node_that_is_back_is_found(
     proxy: RedisProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,30 @@ async def test_close_may_be_repeated_at_any_moment_of_a_connect(proxy: RedisProx
         await connection.close()
 
 
+async def test_what_begins_after_close_connects_no_more(proxy: RedisProxy) -> None:
+    connection = Connection.open(proxy.url)
+    await connection.close()
+    with pytest.raises(ConnectionError, match="closed while it connected"):
+        await connection.exchange.send([("PING",)])
+    assert proxy.connections == 0
+
+
+async def test_what_is_left_to_be_sent_is_no_sign_of_life(proxy: RedisProxy) -> None:
+    connection = Connection.open(proxy.url)
+    exchange = connection.exchange
+    assert isinstance(exchange, DirectExchange)
+    assert exchange.heard_at == 0
+    await exchange.send([("PING",)])
+    heard_at = exchange.heard_at
+    assert heard_at > 0
+    answer = exchange.begin([("SET", "k", b"x" * 30_000_000)])
+    assert answer is not None
+    assert exchange.heard_at == heard_at
+    assert await answer == [True]
+    assert exchange.heard_at > heard_at
+    await connection.close()
+
+
 @pytest.mark.parametrize("turns", range(12))
 async def test_close_at_any_moment_of_a_connect_is_one_error_and_leaves_no_connection(
     proxy: RedisProxy, turns: int
