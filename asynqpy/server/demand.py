@@ -21,7 +21,7 @@ FEW = 3
 #: Seconds before a queue that had nothing is looked at again, while others have enough.
 LOOK_AGAIN = 0.005
 
-#: Most of those to be looked at in one turn.
+#: Most of those to be looked at in one turn; of a turn that took longer, for each ``LOOK_AGAIN`` of it.
 MOST_LOOKS = 16
 
 #: Seconds over which the pace is taken.
@@ -64,6 +64,7 @@ class Demand:
         self._clock = clock
         self._pace = Pace(clock)
         self._asked_at: dict[str, float] = {}
+        self._looked_at = clock()
         self._backlog: dict[str, int] = {}
         self._asked: Counter[str] = Counter()
         #: How many tasks the turns under way may bring.
@@ -122,13 +123,15 @@ class Demand:
 
         ``first``: what comes there goes before all else, so these are not left alone for a while.
         """
-        at, before = self._asked_at, self._clock() - LOOK_AGAIN
+        now, at = self._clock(), self._asked_at
+        most = MOST_LOOKS * max(1, int((now - self._looked_at) / LOOK_AGAIN))
+        self._looked_at, before = now, now - LOOK_AGAIN
         idle = [
             it for it, n in behind.items() if not n and (it in first or at.get(it, 0.0) <= before)
         ]
-        if len(idle) <= MOST_LOOKS:
+        if len(idle) <= most:
             return idle
-        return heapq.nsmallest(MOST_LOOKS, idle, key=lambda it: (it not in first, at.get(it, 0.0)))
+        return heapq.nsmallest(most, idle, key=lambda it: (it not in first, at.get(it, 0.0)))
 
     def _behind(self) -> dict[str, int]:
         asked, backlog = self._asked, self._backlog

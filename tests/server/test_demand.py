@@ -142,6 +142,8 @@ def test_of_very_many_empty_queues_some_are_looked_at_in_turn() -> None:
         looks.append({queue for queue, share in ask(demand, 4).items() if not share})
     assert [len(some) for some in looks] == 3 * [MOST_LOOKS]
     assert set.union(*looks) == set(names)
+    clock.now += 3 * LOOK_AGAIN + 0.001
+    assert ask(demand, 4).keys() == {"full", *names}
 
 
 def test_a_fast_server_asks_few_queues_at_a_time() -> None:
