@@ -74,7 +74,7 @@ class ClusterExchange:
         self.changes = 0
         self._nodes: dict[Endpoint, ClusterNode] = {}
         self._mapping: asyncio.Task[None] | None = None
-        self._ending: set[asyncio.Task[SlotMap | Exception]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
         self._map_at = 0.0
         self._is_stale = True
         self._is_closed = False
@@ -133,8 +133,17 @@ class ClusterExchange:
                     begun.append(share)
             await self._end_all(begun)
         finally:
-            for share in begun:
-                share.drop()
+            ending = [task for share in begun if (task := share.drop()) is not None]
+            await self._cancel(ending)
+
+    async def _cancel(self, tasks: Collection[asyncio.Task[Any]]) -> None:
+        """Does not wait for long: a cancellation may get lost in redis-py's handshake. Then it ends when that does."""
+        for task in tasks:
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+        if tasks:
+            await asyncio.wait(tasks, timeout=_MOMENT)
 
     async def _end_all(self, shares: Sequence[_Share]) -> None:
         """Wait for all, and for silent ones not as long as a single Redis may take, once others have answered."""
@@ -303,11 +312,7 @@ class ClusterExchange:
                     break
                 found += [it.result() for it in done]
         finally:
-            for slow in asking:
-                slow.cancel()
-                # Which may get lost in redis-py's handshake: it is not waited for, and ends when that does.
-                self._ending.add(slow)
-                slow.add_done_callback(self._ending.discard)
+            await self._cancel(asking)
         return found
 
     async def _others_answer(self, silent: Collection[Endpoint | None]) -> bool:
@@ -430,14 +435,15 @@ class _Share:
         error = redis_errors.TimeoutError(text)
         self._node.fell_silent(error)
         self._answer.set_exception(error)
-        self.drop()
-
-    def drop(self) -> None:
-        """What has not come by now is of no use."""
-        if self._answer is not None:
-            self._answer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
+
+    def drop(self) -> asyncio.Task[list[Any]] | None:
+        """What has not come by now is of no use. The task that is returned is to be cancelled."""
+        if self._answer is not None and not self._answer.cancel() and not self._answer.cancelled():
+            self._answer.exception()  # has been looked at, as far as asyncio is concerned
+        is_over = self._connecting is None or self._connecting.done()
+        return None if is_over else self._connecting
 
 
 def _hand_on(answer: asyncio.Future[list[Any]], sending: asyncio.Task[list[Any]]) -> None:

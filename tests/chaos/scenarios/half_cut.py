@@ -41,11 +41,15 @@ WAYS = ("refused", "silent")
 CUTS = {"ci": (18.0,), "long": (5.0, 20.0, 60.0)}
 LONGEST = {"ci": 6_000, "long": 45_000}
 
+#: Handlers of a worker: the one that is left for half of the queues is never full, or what it takes over would wait.
+ROOM = 600
+
 #: A cut of so many seconds is one that nobody should notice by what runs.
 SHORT = 5.0
 
-#: Seconds in which the worker starts nothing of what it reaches, at most: nodes wait 2 s for a silent one, once.
-STALL = 2.0 + 2.0
+#: Seconds in which the worker starts nothing of what it reaches, at most: it waits 2 s for each silent primary, once.
+#: Of three some are cut off, and not all.
+STALL = 2 * 2.0 + 2.0
 
 #: Seconds in which nobody takes over from a worker that has been heard of.
 HELD = 5.0
@@ -91,7 +95,7 @@ async def run(settings: Settings) -> Result:
     own = {way: spread_queues(cluster, way, each=1) for way in WAYS}
     queues = shared | own["refused"] | own["silent"]
     async with AsyncExitStack() as stack:
-        staging = staged(settings, redis=cluster, queues=queues, concurrency=150)
+        staging = staged(settings, redis=cluster, queues=queues, concurrency=ROOM)
         stage = await stack.enter_async_context(staging)
         stage.fleet.start(queues=shared)
         sites = [await _site(stage, stack, cluster, way, shared, own[way]) for way in WAYS]
@@ -206,12 +210,16 @@ def _count(stage: Stage, books: Books, site: Site) -> None:
 
 
 def _takeovers(stage: Stage, site: Site) -> Iterator[float]:
-    """Seconds from a cut until a task that the site was running, or could not settle, started again."""
+    """Seconds from a cut until a task that the site was running, or could not settle, started elsewhere."""
     for cut in site.cuts:
         for task_id, story in stage.ledger.tasks.items():
             if queue_of(task_id) in site.queues:
                 for run, following in zip(story.runs, story.runs[1:], strict=False):
-                    if run.pid == cut.pid and cut.excuses(run) and following.started > cut.at:
+                    if (
+                        run.pid == cut.pid != following.pid
+                        and cut.excuses(run)
+                        and following.started > cut.at
+                    ):
                         yield (following.started - cut.at) / SECOND
 
 
@@ -235,8 +243,8 @@ def _check(stage: Stage, books: Books, sites: list[Site], settled: int) -> None:
     short = [
         task_id
         for task_id, run in extra_runs(ledger.tasks)
-        for cut in ledger.faults
-        if cut.pid == run.pid and cut.catches(run) and cut.until - cut.at < (SHORT + 1) * SECOND
+        if (cuts := [cut for cut in ledger.faults if cut.pid == run.pid and cut.catches(run)])
+        and all(cut.until - cut.at < (SHORT + 1) * SECOND for cut in cuts)
     ]
     others = {worker.pid for worker in stage.fleet.workers} - cut_off.keys()
     healthy = [run for run in runs_in(ledger, stage.queues) if run.pid in others]
