@@ -7,6 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# How many processes share the whole of the tests, which wait more than they compute. A few tests are quicker in one.
+JOBS := 2
+SHARED := $(if $(ARGS),,--numprocesses=$(JOBS) --dist=loadfile)
+
 # protoc 25, the last whose Python code every protobuf runtime from 4.25 to 7 loads; newer code refuses older runtimes.
 PROTO_VENV := .venv-proto
 PROTOC_PACKAGES := 'grpcio-tools==1.62.3' 'setuptools<81'
@@ -33,12 +37,13 @@ demo: $(INSTALLED) ## Watch a worker and a producer for about a quarter of a min
 	$(BIN)/asynqpy demo
 
 test: $(INSTALLED) ## Run the tests, or those named: make test ARGS='tests/test_client.py -x'
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 # Benchmarks and chaos start servers of their own, in shapes of their own.
 test-redis: $(INSTALLED) ## The same on another Redis: make test-redis KIND=sentinel, cluster, tls or valkey
 	@test -n '$(KIND)' || { echo 'which Redis? make test-redis KIND=sentinel, cluster, tls or valkey' >&2; exit 1; }
-	ASYNQPY_TEST_REDIS=$(KIND) $(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/chaos $(ARGS)
+	ASYNQPY_TEST_REDIS=$(KIND) $(BIN)/python -m pytest --ignore=tests/benchmarks --ignore=tests/chaos \
+		$(SHARED) $(ARGS)
 
 check: lint types layers test ## Everything that CI runs
 

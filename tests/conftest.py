@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import logging
+import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -18,9 +20,14 @@ from tests.topologies.tls import Certificates, make_certificates
 
 #: Why tests were kept on a single server, and how many of them, where the others had another shape.
 kept_single: Counter[str] = Counter()
+KEPT_SINGLE = "kept on a single server"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell has it for what runs in the background, and what tests start would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    logging.getLogger("asyncio").addFilter(_is_no_pace)
     until_end = ExitStack()
     config.add_cleanup(until_end.close)
     try:
@@ -28,6 +35,26 @@ def pytest_configure(config: pytest.Config) -> None:
         until_end.enter_context(common.engine_on_path())
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _is_no_pace(record: logging.LogRecord) -> bool:
+    """That a step of a loop took long tells how busy the machine is, and nothing of what is tested."""
+    return not str(record.msg).startswith("Executing %s took")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Lone surrogates, which some tests have logged, do not travel between the processes that share the tests."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "setup":
+        kept_single.update(str(why) for name, why in report.user_properties if name == KEPT_SINGLE)
 
 
 def pytest_report_header() -> str:
@@ -63,7 +90,7 @@ def redis_server(request: pytest.FixtureRequest) -> CommonRedis:
     marker = request.node.get_closest_marker("single_redis")
     is_common = marker is None or common.is_one_server(marker.kwargs.get("plain", False))
     if marker is not None and not is_common:
-        kept_single[marker.args[0]] += 1
+        request.node.user_properties.append((KEPT_SINGLE, marker.args[0]))
     server: CommonRedis = request.getfixturevalue("common_redis" if is_common else "single_redis")
     return server
 

@@ -146,7 +146,7 @@ async def test_a_slot_that_moves_without_a_key_in_it_is_watched_where_it_is() ->
                 is_known = KEYS[0] in await watch.absent(KEYS[:1])
                 return is_known and owner_port(watch, KEYS[0]) == target.port
 
-            await eventually(is_known_where_it_is, within=15)
+            await eventually(is_known_where_it_is, within=30)
             target.ask("SET", KEYS[0], "1")
             await eventually(lambda: watch.exists(KEYS[0]) is not False)
 

@@ -289,7 +289,6 @@ async def test_errors_do_not_show_the_password(
         ("embedded://?x", ValueError, "no query"),
         ("http://h", ValueError, "embedded://"),
     ],
-    ids=str,
 )
 def test_what_is_no_redis_is_refused(source: Any, error: type[Exception], complaint: str) -> None:
     with pytest.raises(error, match=complaint):

@@ -324,7 +324,7 @@ async def test_each_queue_of_a_cluster_waits_for_the_replicas_of_its_node(
 ) -> None:
     queues = queues_of_each(cluster)
     assert len(queues) == 3
-    broker = Broker(cluster.url, replication_timeout=SHORT)
+    broker = Broker(cluster.url, replication_timeout=1.0)  # two of the replicas are to be in time
     tasks = [
         new_task(f"{queue}-{n}", queue=queue, min_replicas=1) for n in "12" for queue in queues
     ]

@@ -34,8 +34,11 @@ async def test_shop_that_does_not_end_in_time_says_what_is_left(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo_shop, "_PATIENCE", 0.0)
+    # The first order is the last, and its reminder is due in a minute.
+    monkeypatch.setattr(demo_shop, "_ORDERS", 1)
+    monkeypatch.setattr(demo_shop, "_ORDER_INTERVAL", 0.0)
     record = Record()
-    await run_shop(redis_url, record, pace=0.02)
+    await run_shop(redis_url, record, pace=15.0)
     assert record.unfinished > 0
 
 

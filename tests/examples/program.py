@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
-_TIMEOUT = 20.0
+_TIMEOUT = 60.0
 
 
 class Program:

@@ -36,19 +36,19 @@ async def test_a_worker_is_ready_while_redis_answers_and_alive_in_any_case(
         return (await status(port, path))[0] == expected
 
     with Program(MODULE, REDIS_URL=redis.url, HEALTH_PORT=str(port)):
-        await eventually(lambda: answers("/readyz", 200), within=20)
+        await eventually(lambda: answers("/readyz", 200), within=60)
         redis.kill()
-        await eventually(lambda: answers("/readyz", 503), within=20)
+        await eventually(lambda: answers("/readyz", 503), within=60)
         assert await status(port, "/livez") == (200, "alive\n")
         assert (await status(port, "/"))[0] == 404
         with start_redis(port=redis.port, cwd=tmp_path):
-            await eventually(lambda: answers("/readyz", 200), within=20)
+            await eventually(lambda: answers("/readyz", 200), within=60)
 
 
 async def test_the_reason_is_told(port: int) -> None:
     nobody = free_port()
     with Program(MODULE, REDIS_URL=f"redis://user:secret@{HOST}:{nobody}", HEALTH_PORT=str(port)):
-        text = await eventually(lambda: reason(port), within=20)
+        text = await eventually(lambda: reason(port), within=60)
     assert f"{HOST}:{nobody}" in text
     assert "secret" not in text
 

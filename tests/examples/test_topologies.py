@@ -57,6 +57,6 @@ async def test_work_goes_on_after_the_primary_was_killed(topology: str) -> None:
 
 async def test_servers_alone_are_there_until_ctrl_c() -> None:
     with Program(MODULE, "single", "--servers-only") as program:
-        await eventually(lambda: program.lines, within=20)
+        await eventually(lambda: program.lines, within=60)
     assert program.lines[-1] == "nothing is left running"
     assert not any(done(line) for line in program.lines)

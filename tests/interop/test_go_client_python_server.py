@@ -143,7 +143,9 @@ async def test_python_stops_a_task_at_its_timeout(go: GoProgram, redis_url: str)
         await worker.event("error", id=task.id)
 
     assert start.deadline is not None
-    assert start.deadline <= datetime.now(UTC) <= start.deadline + timedelta(seconds=10)
+    # The worker goes by Redis' clock, of which it knows as much as a round trip lets it.
+    until_deadline = start.deadline - datetime.now(UTC)
+    assert timedelta(seconds=-10) <= until_deadline <= timedelta(seconds=0.5)
     task = await go.task(task.id)
     # Go's own words, which dashboards and alerts look for.
     assert (task.state, task.last_error) == ("archived", "context deadline exceeded")
