@@ -3,7 +3,15 @@
 Producers use ``Client`` and ``Task``, workers ``Server`` and ``ServeMux``; handlers receive an ``ActiveTask``.
 """
 
+from asynqpy.broker.admin.admin import ClusterNode
+from asynqpy.broker.admin.queues import DailyStats, GroupInfo, QueueInfo
 from asynqpy.broker.findings import Finding, Problem
+from asynqpy.broker.messages import (
+    SchedulerEnqueueEvent,
+    SchedulerEntry,
+    ServerInfo,
+    WorkerInfo,
+)
 from asynqpy.client import Client
 from asynqpy.doctor import Doctor, DoctorReport
 from asynqpy.embedded import EmbeddedServer
@@ -30,9 +38,12 @@ from asynqpy.errors import (
     TaskCancelledError,
     TaskIdConflictError,
     TaskNotFoundError,
+    TaskStateError,
     WorkerCrashedError,
 )
 from asynqpy.handler import AsyncHandler, Handler
+from asynqpy.inspector.inspector import Inspector, RunningServer
+from asynqpy.inspector.task_filter import TaskFilter
 from asynqpy.mux import Middleware, ServeMux
 from asynqpy.options import Duration, TaskOptions
 from asynqpy.retry import default_retry_delay
@@ -52,6 +63,8 @@ __all__ = [
     "BrokerUnavailableError",
     "CancelCause",
     "Client",
+    "ClusterNode",
+    "DailyStats",
     "DeadlineExceededError",
     "Doctor",
     "DoctorReport",
@@ -60,8 +73,10 @@ __all__ = [
     "EmbeddedServer",
     "EmbeddedServerError",
     "Finding",
+    "GroupInfo",
     "Handler",
     "HandlerNotFoundError",
+    "Inspector",
     "LeaseExpiredError",
     "MalformedMessageError",
     "Middleware",
@@ -71,23 +86,31 @@ __all__ = [
     "ProcessInfo",
     "ProcessStartError",
     "ProcessState",
+    "QueueInfo",
     "QueueNotEmptyError",
     "QueueNotFoundError",
     "RevokeTask",
+    "RunningServer",
+    "SchedulerEnqueueEvent",
+    "SchedulerEntry",
     "ServeMux",
     "Server",
     "ServerClosedError",
+    "ServerInfo",
     "ServerState",
     "SkipRetry",
     "Supervisor",
     "Task",
     "TaskCancelledError",
+    "TaskFilter",
     "TaskIdConflictError",
     "TaskInfo",
     "TaskNotFoundError",
     "TaskOptions",
     "TaskState",
+    "TaskStateError",
     "WorkerCrashedError",
+    "WorkerInfo",
     "current_task",
     "default_retry_delay",
 ]

@@ -10,6 +10,7 @@
     ├── DuplicateTaskError             a task of the same type and payload holds the unique lock
     ├── TaskIdConflictError            a task of the same id exists in the queue
     ├── TaskNotFoundError
+    ├── TaskStateError                 the task is in a state in which that cannot be done to it
     ├── QueueNotFoundError
     ├── QueueNotEmptyError
     ├── HandlerNotFoundError           no pattern of the ServeMux matches the task's type
@@ -93,6 +94,21 @@ class TaskIdConflictError(AsynqError):
 
 class TaskNotFoundError(AsynqError):
     """The queue has no task of this id."""
+
+
+class TaskStateError(AsynqError):
+    """The task is in a state in which that cannot be done to it, such as running one that is ``active``.
+
+    ``task_id``, ``queue`` and ``state`` (of ``TaskState``, ``""`` where the task is damaged) say which and why.
+    """
+
+    def __init__(
+        self, text: str = "", *, task_id: str = "", queue: str = "", state: str = ""
+    ) -> None:
+        super().__init__(text)
+        self.task_id = task_id
+        self.queue = queue
+        self.state = state
 
 
 class QueueNotFoundError(AsynqError):

@@ -259,7 +259,8 @@ def _check_utf8(name: str, text: str) -> None:
         raise ValueError(f"{name} is not valid Unicode: {error.reason}") from None
 
 
-def _check_instant(name: str, value: object) -> None:
+def check_instant(name: str, value: object) -> None:
+    """A ``datetime`` with a time zone, else ``ValueError`` or ``TypeError``."""
     if not isinstance(value, datetime):
         raise TypeError(f"{name} must be a datetime, not {type(value).__name__}")
     if value.tzinfo is None or value.utcoffset() is None:
@@ -285,8 +286,8 @@ _CHECKS: Mapping[str, Any] = {
     "task_id": check_text,
     "max_retry": check_count,
     "timeout": seconds,
-    "deadline": _check_instant,
-    "process_at": _check_instant,
+    "deadline": check_instant,
+    "process_at": check_instant,
     "process_in": seconds,
     "unique": _check_unique,
     "retention": seconds,

@@ -123,6 +123,15 @@ class Broker:
     def __repr__(self) -> str:
         return f"<Broker {self._connection.description}>"
 
+    @property
+    def runner(self) -> Runner:
+        """What its calls go through; for the rooms beside it that share its connections."""
+        return self._runner
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def sibling(self, *, timeout: float | None = None) -> Broker:
         """A broker on the same Redis and clock with connections of its own, for another thread's loop.
 

@@ -18,6 +18,9 @@ SERVERS = "asynq:servers"
 #: ZSET of full ``workers`` keys -> expiry, unix s. Written by heartbeats; listings drop what expired.
 WORKERS = "asynq:workers"
 
+#: ZSET of full keys of schedulers' entries -> expiry, unix s. Written by heartbeats of schedulers.
+SCHEDULERS = "asynq:schedulers"
+
 #: Pub/sub channel; a message is the bare id of a running task to cancel.
 CANCEL_CHANNEL = "asynq:cancel"
 
@@ -43,6 +46,11 @@ def server(owner: str) -> str:
 def workers(owner: str) -> str:
     """HASH task id -> WorkerInfo of the tasks that run now. Rewritten by each heartbeat with a TTL."""
     return f"asynq:workers:{{{owner}}}"
+
+
+def scheduler_history(entry_id: str) -> str:
+    """ZSET SchedulerEnqueueEvent -> time, unix s: what an entry of a scheduler has enqueued, the last 1000 times."""
+    return f"asynq:scheduler_history:{entry_id}"
 
 
 def task_prefix(queue: str) -> str:

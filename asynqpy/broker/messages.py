@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from google.protobuf.message import DecodeError, Message
@@ -194,6 +194,22 @@ def _queue_and_limits(queue: str, max_retry: int, timeout: int) -> bytes:
 def wire_text(text: str) -> str:
     """Error text fit for the wire: valid UTF-8 (proto3 refuses the rest, and the write with it), bounded."""
     return text[:ERROR_TEXT_LIMIT].encode("utf-8", "replace").decode("utf-8")
+
+
+def edited(data: bytes, changes: Mapping[str, Any]) -> bytes:
+    """A message with other values of some fields of ``TaskMessage``; what nobody here knows stays in it.
+
+    Raises ``MalformedMessageError`` for what is no task, ``ValueError`` for values that do not fit.
+    """
+    TaskMessage.decode(data)
+    message = _parse(pb.TaskMessage(), data)
+    for name, value in changes.items():
+        if name == "headers":
+            message.headers.clear()
+            message.headers.update(value)
+        else:
+            setattr(message, name, value)
+    return message.SerializeToString(deterministic=len(message.headers) > 1)
 
 
 class ServerInfo(msgspec.Struct, frozen=True, kw_only=True):

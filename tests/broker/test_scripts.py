@@ -10,6 +10,9 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from asynqpy.broker import keys
+from asynqpy.broker.admin.listing import list_tasks_call
+from asynqpy.broker.admin.moving import Move, Target, move_tasks_call
+from asynqpy.broker.admin.queues import memory_usage_call, queue_info_call, remove_queue_call
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.connection import Connection
 from asynqpy.broker.exchange import Told
@@ -26,6 +29,7 @@ from asynqpy.broker.reconciling import (
     survey_tasks_call,
 )
 from asynqpy.broker.scripts import Call, Runner, command, is_wrong_type, load, nothing, script_call
+from asynqpy.clock import instant
 from asynqpy.errors import BrokerAuthError, BrokerError, BrokerUnavailableError
 from tests import redis_state as state
 from tests import single
@@ -40,7 +44,8 @@ OUTCOMES: list[Outcome] = [Done(), Complete(), Retry(1, "no"), Archive("no"), Re
 
 def script_names() -> set[str]:
     folder = resources.files("asynqpy.broker").joinpath("lua")
-    return {f.name.removesuffix(".lua") for f in folder.iterdir() if f.name.endswith(".lua")}
+    found = {f"{room}{it.name}" for room in ("", "admin/") for it in (folder / room).iterdir()}
+    return {name.removesuffix(".lua") for name in found if name.endswith(".lua")}
 
 
 async def call_every_script(broker: Broker, clock: FakeClock, redis: Redis) -> None:
@@ -67,7 +72,7 @@ async def call_every_script(broker: Broker, clock: FakeClock, redis: Redis) -> N
     await broker.silent_leases(["default"], clock.now() + 60, clock.now())
     await broker.delete_expired_completed(["default"])
     await broker.write_server_state(SERVER, [WORKER, WORKER], 10)
-    await Runner(broker._connection).run_all(list(calls_of_a_search(clock)))
+    await Runner(broker._connection).run_all([*calls_of_a_search(clock), *calls_of_admin(clock)])
 
 
 def calls_of_a_search(clock: FakeClock) -> Iterator[Call[Any]]:
@@ -80,6 +85,14 @@ def calls_of_a_search(clock: FakeClock) -> Iterator[Call[Any]]:
     yield reindex_groups_call("default", [b"g", b"h"], heal=True)
     yield reclaim_set_call("default", b"g:1", clock.now(), heal=True)
     yield release_leaked_locks_call("default", locks, heal=True)
+
+
+def calls_of_admin(clock: FakeClock) -> Iterator[Call[Any]]:
+    yield queue_info_call("default", instant(clock.now()))
+    yield memory_usage_call("default")
+    yield list_tasks_call("default", TaskState.PENDING, "", first=0, count=9)
+    yield move_tasks_call("default", Target.ARCHIVED, [Move("a"), Move("b")], clock)
+    yield remove_queue_call("default")
 
 
 async def test_closed_connection_says_so_and_is_not_opened_again(deployment: Deployment) -> None:

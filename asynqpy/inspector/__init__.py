@@ -1,0 +1,1 @@
+"""The Inspector: looks at queues and tasks, and steers them."""
