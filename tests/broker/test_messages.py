@@ -20,6 +20,7 @@ from asynqpy.broker.messages import (
     TaskMessage,
     TaskState,
     WorkerInfo,
+    edited,
     wire_text,
 )
 from asynqpy.errors import MalformedMessageError
@@ -354,3 +355,28 @@ def test_bytes_that_are_put_together_are_those_of_protobuf(message: TaskMessage)
 def test_text_that_is_no_utf8_is_refused_wherever_it_stands(field: str) -> None:
     with pytest.raises(ValueError, match="surrogates"):
         email(**{field: "\ud800"}).encode()
+
+
+# Edited messages.
+
+
+def test_edited_message_has_the_changes_and_what_it_had_besides() -> None:
+    whole = TaskMessage(type="t", id="t1", payload=b"old", retried=3, headers={"a": "1", "b": "2"})
+    unknown = b"\x9a\x06\x05later"  # field 99
+    changes = {"payload": b"new", "headers": {"c": "3"}, "retried": 0}
+    data = edited(whole.encode() + unknown, changes)
+    assert unknown in data
+    assert TaskMessage.decode(data) == TaskMessage(
+        type="t", id="t1", payload=b"new", headers={"c": "3"}
+    )
+
+
+def test_message_that_is_edited_in_nothing_stays_the_same_bytes() -> None:
+    whole = TaskMessage(type="t", id="t1", payload=b"p", headers={"a": "1", "b": "2"})
+    assert edited(whole.encode(), {}) == whole.encode()
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff"])
+def test_what_is_no_task_is_not_edited(data: bytes) -> None:
+    with pytest.raises(MalformedMessageError):
+        edited(data, {"payload": b"new"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy import Inspector
 from asynqpy.broker.outcomes import Archive, Complete
 from asynqpy.broker.settling import ARCHIVE_LIMIT, ARCHIVE_TTL
 from tests.broker.factories import lease_score, settlement
@@ -23,6 +24,7 @@ from tests.redis_state import (
     seed_active,
     seed_archived,
     seed_many,
+    seed_pending,
     states,
     task_hash,
 )
@@ -99,6 +101,21 @@ async def test_b17_what_is_trimmed_goes_with_its_hash_and_its_lock(
     locked = message("locked", unique_key=lock_key())
     await seed_archived(redis, locked, *messages(4), at=clock.now() - 99)
     assert await archive(broker, redis, "t9") == [True]
+    assert len(await scores(redis, "archived")) == 3
+    assert await task_hash(redis, "locked") == {}
+    assert await ask(redis, "EXISTS", lock_key()) == 0
+    assert await invariants(redis) == []
+
+
+async def test_b17_what_the_inspector_trims_goes_with_its_hash_and_its_lock(
+    redis_url: str, redis: Redis, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asynqpy.broker.admin.moving.ARCHIVE_LIMIT", 3)
+    locked = message("locked", unique_key=lock_key())
+    await seed_archived(redis, locked, at=clock.now() - 99)
+    await seed_pending(redis, *messages(5))
+    async with Inspector(redis_url) as inspector:
+        assert await inspector.archive_all_tasks("default", "pending") == 5
     assert len(await scores(redis, "archived")) == 3
     assert await task_hash(redis, "locked") == {}
     assert await ask(redis, "EXISTS", lock_key()) == 0

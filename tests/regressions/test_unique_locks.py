@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
-from asynqpy import Client, DuplicateTaskError, Task, TaskIdConflictError, TaskOptions
+from asynqpy import Client, DuplicateTaskError, Inspector, Task, TaskIdConflictError, TaskOptions
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome
 from tests.broker.factories import LOCK, lease_score, new_task, settlement
@@ -15,11 +15,15 @@ from tests.redis_state import (
     dump,
     invariants,
     key,
+    lock_key,
     message,
     seed_active,
+    seed_aggregating,
     seed_archived,
     seed_pending,
+    seed_scheduled,
     task_hash,
+    task_key,
 )
 
 ENTRANCES: dict[str, TaskOptions] = {
@@ -76,6 +80,26 @@ async def test_b20_an_archive_that_is_trimmed_releases_locks(
     assert await broker.settle([settlement(task, Archive("no"), clock.now())]) == [True]
     assert await ask(redis, "EXISTS", LOCK) == 0
     assert await broker.enqueue([new_task("next", lock=LOCK)]) == [None]
+
+
+@pytest.mark.parametrize("task_state", ["pending", "scheduled", "aggregating"])
+async def test_b20_the_inspector_deletes_a_task_with_its_lock(
+    redis_url: str, redis: Redis, task_state: str
+) -> None:
+    lock, group = lock_key(), "g" if task_state == "aggregating" else ""
+    task = message(unique_key=lock, group_key=group)
+    if task_state == "pending":
+        await seed_pending(redis, task)
+    elif task_state == "scheduled":
+        await seed_scheduled(redis, task, at=9e9)
+    else:
+        await seed_aggregating(redis, task, at=1)
+    await ask(
+        redis, "HDEL", task_key("default", "t1"), "unique_key"
+    )  # as Go's client leaves it out
+    async with Inspector(redis_url) as inspector:
+        assert await inspector.delete_all_tasks("default", task_state, group=group) == 1
+    assert await ask(redis, "EXISTS", lock) == 0
 
 
 @pytest.mark.parametrize(
