@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from redis.asyncio import Redis
 
+from asynqpy.broker.admin.admin import Admin
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.outcomes import Archive, Complete, Done, Outcome, Requeue, Retry, Settlement
 from asynqpy.errors import BrokerError
@@ -20,7 +21,7 @@ from tests.topologies.common import CommonRedis
 #: One of each kind.
 OUTCOMES: list[Outcome] = [Done(), Complete(), Retry(4e9, "no"), Archive("no"), Requeue()]
 
-AnyBroker = TypeVar("AnyBroker", bound=Broker)
+AnyBroker = TypeVar("AnyBroker", bound=Broker | Admin)
 
 #: A server that takes tasks and is not heard of again.
 DEAD = "host1:1234:dead"

@@ -8,7 +8,9 @@ from contextlib import suppress
 import pytest
 import redis
 
-from asynqpy import Client, Doctor, Task
+from asynqpy import Client, Doctor, Task, TaskState
+from asynqpy.broker.admin.admin import Admin
+from asynqpy.broker.admin.moving import Move, Target
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.outcomes import (
     Archive,
@@ -206,6 +208,35 @@ async def test_b29_nothing_is_taken_for_damaged_while_its_hash_is_elsewhere(
             await client.enqueue(Task("email"), task_id="waiting")
         assert _both(move) == before
     move.end()
+
+
+@pytest.mark.parametrize("place", [AHEAD, BEHIND])
+@pytest.mark.parametrize("task_id", ["waiting", "due", "grouped"])
+@pytest.mark.parametrize("target", Target)
+async def test_b29_a_task_is_not_moved_by_half_while_its_hash_is_elsewhere(
+    cluster: ClusterProcesses, move: MovingSlot, target: Target, task_id: str, place: str
+) -> None:
+    """To the script it looks gone: an entry that is deleted then would leave the task behind, in no list."""
+    state = {"waiting": TaskState.PENDING, "due": TaskState.SCHEDULED}.get(task_id)
+    state, group = (state, "") if state else (TaskState.AGGREGATING, "g")
+    if target.value == state.value:
+        target = Target.DELETED
+    async with Client(cluster.url) as client, closing(Admin(cluster.url)) as admin:
+        await client.enqueue(Task("email"), task_id="waiting", unique=600)
+        await client.enqueue(Task("email"), task_id="due", process_in=3600)
+        for name in ("grouped", "another"):
+            await client.enqueue(Task("email"), task_id=name, group="g")
+        _fill_containers(move, admin.clock)
+        seen = Move(task_id, index=0, at=4_000_000_000)
+        before = _part(move, place, task_id)
+        with pytest.raises(BrokerUnavailableError):
+            await admin.move("default", target, [seen], state=state, group=group)
+        with pytest.raises(BrokerUnavailableError):
+            await admin.move("default", target, [Move(task_id)])
+        assert _both(move) == before
+        move.end()
+        answers = await admin.move("default", target, [seen], state=state, group=group)
+    assert answers == ["moved"]
 
 
 def _fill_containers(move: MovingSlot, clock: Clock) -> None:

@@ -7,8 +7,8 @@
 -- ARGV[6] now, unix s  [7] now, unix ns as 19 digits
 -- ARGV[8] archived at or before this is dropped, unix s  [9] most archived tasks to keep  [10] most to drop at a time
 -- ARGV[11] entries of pending that may be walked past for tasks that are not where they were seen
--- then 5 per task: id; where it was seen in pending, counted from the tail, or ''; when to run it, unix s, or '';
--- '' or the message that it must have, '' or the one it gets
+-- then 5 per task: id; where it was seen in pending, counted from the tail, or ''; when it is to run if it is to be
+-- scheduled, unix s, or ''; '' or the message that it must have; '' or the one that it gets
 -- Returns per task: 'moved', 'gone', 'changed' (the message), 'unlisted' (in no list), 'later' (too far to walk), or the
 -- state that it has and may not be moved from. A task in retry that is scheduled stays there, with the new time.
 local pending, archived, groups = KEYS[1], KEYS[4], KEYS[6]
@@ -223,7 +223,7 @@ for _, task in ipairs(moved) do
   end
 end
 for _, task in ipairs(staying) do
-  if task.score ~= '' then
+  if target == 'scheduled' then
     redis.call('ZADD', task.container, task.score, task.id)
   end
 end
