@@ -98,7 +98,7 @@ def variant(name: str) -> list[list[str]]:
 _ALL = users()
 
 #: Of Redis.
-USERS = {name: _ALL[name] for name in ("producer", "worker")}
+USERS = {name: _ALL[name] for name in ("producer", "worker", "operator")}
 
 #: Of sentinels.
 WATCHER = _ALL["asynqpy"]
@@ -136,6 +136,7 @@ class Steps:
 STEPS = Steps()
 producer = partial(STEPS.add, "producer")
 worker = partial(STEPS.add, "worker")
+operator = partial(STEPS.add, "operator")
 
 
 @asynccontextmanager

@@ -24,7 +24,8 @@ from asynqpy import (
 )
 from asynqpy.broker.broker import Broker
 from asynqpy.broker.redis_errors import Kind, kind_of
-from tests.acceptance.permissions import STEPS, USERS, Step, User
+from tests.acceptance.operating import STEPS
+from tests.acceptance.permissions import USERS, Step, User
 from tests.eventually import eventually
 from tests.redis_process import RedisProcess, start_redis
 from tests.redis_state import ask, message, seed_pending, states, task_hash
@@ -133,7 +134,7 @@ async def test_it_needs_each_of_its_keys_and_channels(
 
 
 #: Of a script: a quoted word in capitals that is an option of a command, and no command.
-_OPTIONS = {"COUNT", "EX", "LIMIT", "WITHSCORES"}
+_OPTIONS = {"COUNT", "EX", "LIMIT", "RANK", "USAGE", "WITHSCORES"}
 
 
 def commands_in(script: Path) -> set[str]:
@@ -147,6 +148,9 @@ def test_what_scripts_do_only_now_and_then_is_allowed_too() -> None:
     assert commands_in(enqueue) <= {*USERS["producer"].commands}
     for script in (enqueue, *scripts.values()):
         assert commands_in(script) <= {*USERS["worker"].commands}, script.name
+    operators = {command.partition("|")[0] for command in USERS["operator"].commands}
+    for script in (*SCRIPTS.glob("admin/*.lua"), scripts["reclaim_set"]):
+        assert commands_in(script) <= operators, script.name
 
 
 async def test_a_producer_takes_nothing_and_reads_nothing_else(
