@@ -294,7 +294,7 @@ class Inspector:
     ) -> int:
         """Have all tasks of a state run now, or those that fit ``where``; answers how many.
 
-        They are moved 500 at a time, so others go on meanwhile, and what was done stays done when it is interrupted.
+        They are moved 250 at a time, so others go on meanwhile, and what was done stays done when it is interrupted.
         ``on_progress(done, total)`` is told. Raises ``TaskStateError`` for the states pending and active.
         """
         return await self._sweep(queue, Target.PENDING, "run", state, group, where, on_progress)

@@ -33,7 +33,7 @@ def even(record: Record) -> bool:
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BATCH", 4)
+    monkeypatch.setattr(module, "_AT_ONCE", 4)
 
 
 @pytest.mark.usefixtures("small_steps")

@@ -24,6 +24,9 @@ end
 -- Tasks leave a list at its tail, so the others are nearer to it than they were. One that has left itself was among
 -- the first, and so is now whatever comes after it.
 local function after_in_list()
+  if redis.call('LINDEX', container, -first) == before then
+    return first
+  end
   local low = math.max(0, first - searched)
   local ids = entries(low, first - 1)
   for i = #ids, 1, -1 do

@@ -123,17 +123,18 @@ local function judge(task)
   return task.container and redis.call('ZSCORE', task.container, task.id) and 'moved' or 'unlisted'
 end
 
--- All that are taken out of pending where they were seen go in one walk from its tail.
+-- All that are taken out of pending where they were seen go in one walk, from the end of the list that is nearer.
 local function empty_places(moved)
-  local holes = 0
+  local holes, nearest, deepest = 0, math.huge, 0
   for _, task in ipairs(moved) do
     if task.state == 'pending' and task.at then
       redis.call('LSET', pending, -1 - task.at, HOLE)
-      holes = holes + 1
+      holes, nearest, deepest = holes + 1, math.min(nearest, task.at), math.max(deepest, task.at)
     end
   end
   if holes > 0 then
-    redis.call('LREM', pending, -holes, HOLE)
+    local from_head = redis.call('LLEN', pending) - nearest < deepest
+    redis.call('LREM', pending, from_head and holes or -holes, HOLE)
   end
   for _, task in ipairs(moved) do
     if task.state == 'pending' and not task.at then
