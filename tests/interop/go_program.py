@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import msgspec
 
-from tests.interop.go_records import GoQueue, GoServer, GoTask
+from tests.interop.go_records import (
+    GoDay,
+    GoEntry,
+    GoEvent,
+    GoGroup,
+    GoQueue,
+    GoServer,
+    GoTask,
+)
 from tests.interop.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -81,9 +89,18 @@ class GoProgram:
         (task,) = await self._inspect("task", GoTask, queue=queue, id=id)
         return task
 
-    async def tasks(self, state: str, queue: str = "default", *, group: str = "") -> list[GoTask]:
-        """All tasks of a queue in one state, in the order of Go's Inspector."""
-        return await self._inspect("list", GoTask, queue=queue, state=state, group=group)
+    async def tasks(
+        self,
+        state: str,
+        queue: str = "default",
+        *,
+        group: str = "",
+        page: int = 1,
+        size: int = 0,
+    ) -> list[GoTask]:
+        """Tasks of a queue in one state, in the order of Go's Inspector; all of them with the size 0."""
+        paging = {"page": str(page), "size": str(size)}
+        return await self._inspect("list", GoTask, queue=queue, state=state, group=group, **paging)
 
     async def queues(self) -> set[str]:
         return {line["queue"] for line in await self._inspect("queues", dict[str, str])}
@@ -95,9 +112,35 @@ class GoProgram:
     async def servers(self) -> list[GoServer]:
         return await self._inspect("servers", GoServer)
 
+    async def history(self, queue: str = "default") -> list[GoDay]:
+        """Of the last 7 days."""
+        return await self._inspect("history", GoDay, queue=queue)
+
+    async def groups(self, queue: str = "default") -> list[GoGroup]:
+        return await self._inspect("groups", GoGroup, queue=queue)
+
+    async def entries(self) -> list[GoEntry]:
+        return await self._inspect("entries", GoEntry)
+
+    async def events(self, entry_id: str, *, page: int = 1, size: int = 30) -> list[GoEvent]:
+        paging = {"page": str(page), "size": str(size)}
+        return await self._inspect("events", GoEvent, id=entry_id, **paging)
+
+    async def slot(self, queue: str) -> int:
+        (line,) = await self._inspect("slot", dict[str, int], queue=queue)
+        return line["slot"]
+
+    async def on_all(
+        self, action: str, state: str, queue: str = "default", *, group: str = ""
+    ) -> int:
+        """Tells Go's Inspector to ``run-all``, ``archive-all`` or ``delete-all`` tasks of a state."""
+        flags = {"queue": queue, "state": state, "group": group}
+        (line,) = await self._inspect(action, dict[str, int], **flags)
+        return line["count"]
+
     async def act(self, action: str, *, id: str = "", queue: str = "default") -> None:
         """Tells Go's Inspector to ``run``, ``archive``, ``delete`` or ``cancel`` a task, or to
-        ``pause``, ``unpause`` or ``delete-all`` (what is pending) a queue.
+        ``pause``, ``unpause``, ``remove`` or ``remove-force`` a queue.
         """
         await self._inspect(action, object, queue=queue, id=id)
 

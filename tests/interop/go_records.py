@@ -5,7 +5,7 @@ The other side is ``go/records.go``.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 
 import msgspec
 
@@ -67,6 +67,41 @@ class GoRunningTask(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     queue: str
     started: datetime
     deadline: datetime
+
+
+class GoDay(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """asynq's ``DailyStats``."""
+
+    queue: str
+    date: date
+    processed: int
+    failed: int
+
+
+class GoGroup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """asynq's ``GroupInfo``."""
+
+    group: str
+    size: int
+
+
+class GoEntry(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """asynq's ``SchedulerEntry``; options that its reader does not know are missing."""
+
+    id: str
+    spec: str
+    type: str
+    payload: bytes | None
+    options: list[str]
+    next: datetime | None
+    prev: datetime | None
+
+
+class GoEvent(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """asynq's ``SchedulerEnqueueEvent``."""
+
+    id: str
+    enqueued_at: datetime
 
 
 class GoServer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from asynqpy import Client, Task, TaskInfo
+from asynqpy import Client, Inspector, Task, TaskInfo
 from asynqpy.broker.broker import Broker
 from tests.eventually import eventually
 from tests.interop.go_build import VERSIONS, build
@@ -168,3 +168,11 @@ async def _a_listener(cluster: ClusterProcesses) -> None:
         return sum(node.ask("PUBSUB NUMSUB", "asynq:cancel")[0][1] for node in cluster.nodes)
 
     await eventually(listeners, within=10)
+
+
+async def test_the_slot_of_a_queue_is_that_of_go(
+    go: GoProgram, cluster: ClusterProcesses, queues: dict[str, int]
+) -> None:
+    async with Inspector(cluster.url) as inspector:
+        for queue in queues:
+            assert await inspector.cluster_key_slot(queue) == await go.slot(queue)

@@ -8,24 +8,31 @@ import (
 
 type target struct {
 	queue, id, state, group string
+	page, size              int
 }
 
 var questions = map[string]func(*asynq.Inspector, target) error{
-	"queues":  showQueues,
-	"queue":   showQueue,
-	"list":    listTasks,
-	"task":    showTask,
-	"servers": showServers,
-	"run":     func(i *asynq.Inspector, t target) error { return i.RunTask(t.queue, t.id) },
-	"archive": func(i *asynq.Inspector, t target) error { return i.ArchiveTask(t.queue, t.id) },
-	"delete":  func(i *asynq.Inspector, t target) error { return i.DeleteTask(t.queue, t.id) },
-	"delete-all": func(i *asynq.Inspector, t target) error {
-		_, err := i.DeleteAllPendingTasks(t.queue)
-		return err
-	},
-	"cancel":  func(i *asynq.Inspector, t target) error { return i.CancelProcessing(t.id) },
-	"pause":   func(i *asynq.Inspector, t target) error { return i.PauseQueue(t.queue) },
-	"unpause": func(i *asynq.Inspector, t target) error { return i.UnpauseQueue(t.queue) },
+	"queues":       showQueues,
+	"queue":        showQueue,
+	"list":         listTasks,
+	"task":         showTask,
+	"servers":      showServers,
+	"run":          func(i *asynq.Inspector, t target) error { return i.RunTask(t.queue, t.id) },
+	"archive":      func(i *asynq.Inspector, t target) error { return i.ArchiveTask(t.queue, t.id) },
+	"delete":       func(i *asynq.Inspector, t target) error { return i.DeleteTask(t.queue, t.id) },
+	"run-all":      runAll.do,
+	"archive-all":  archiveAll.do,
+	"delete-all":   deleteAll.do,
+	"remove":       removeQueue(false),
+	"remove-force": removeQueue(true),
+	"history":      showHistory,
+	"groups":       showGroups,
+	"entries":      showEntries,
+	"events":       showEvents,
+	"slot":         showSlot,
+	"cancel":       func(i *asynq.Inspector, t target) error { return i.CancelProcessing(t.id) },
+	"pause":        func(i *asynq.Inspector, t target) error { return i.PauseQueue(t.queue) },
+	"unpause":      func(i *asynq.Inspector, t target) error { return i.UnpauseQueue(t.queue) },
 }
 
 // inspect asks one question of asynq's Inspector, or does one of its actions on one task or queue.
@@ -36,6 +43,8 @@ func inspect(args []string) error {
 	flags.StringVar(&t.queue, "queue", "default", "queue name")
 	flags.StringVar(&t.id, "id", "", "task id")
 	flags.StringVar(&t.state, "state", "pending", "state to list")
+	flags.IntVar(&t.page, "page", 1, "page to list")
+	flags.IntVar(&t.size, "size", 0, "tasks or events of a page; 0 is all")
 	flags.StringVar(&t.group, "group", "", "group to list, of the state aggregating")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -82,22 +91,22 @@ func listTasks(i *asynq.Inspector, t target) error {
 }
 
 func tasksIn(i *asynq.Inspector, t target) ([]*asynq.TaskInfo, error) {
-	all := asynq.PageSize(0)
+	page, size := asynq.Page(t.page), asynq.PageSize(t.size)
 	switch t.state {
 	case "pending":
-		return i.ListPendingTasks(t.queue, all)
+		return i.ListPendingTasks(t.queue, page, size)
 	case "active":
-		return i.ListActiveTasks(t.queue, all)
+		return i.ListActiveTasks(t.queue, page, size)
 	case "scheduled":
-		return i.ListScheduledTasks(t.queue, all)
+		return i.ListScheduledTasks(t.queue, page, size)
 	case "retry":
-		return i.ListRetryTasks(t.queue, all)
+		return i.ListRetryTasks(t.queue, page, size)
 	case "archived":
-		return i.ListArchivedTasks(t.queue, all)
+		return i.ListArchivedTasks(t.queue, page, size)
 	case "completed":
-		return i.ListCompletedTasks(t.queue, all)
+		return i.ListCompletedTasks(t.queue, page, size)
 	case "aggregating":
-		return i.ListAggregatingTasks(t.queue, t.group, all)
+		return i.ListAggregatingTasks(t.queue, t.group, page, size)
 	}
 	return nil, fmt.Errorf("no such state: %s", t.state)
 }
