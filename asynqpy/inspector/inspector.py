@@ -223,7 +223,8 @@ class Inspector:
     ) -> AsyncGenerator[TaskInfo, None]:
         """All tasks of a state, in the order of ``list_tasks``, read as they are asked for; those that fit ``where``.
 
-        Tasks that are there all the time come once, whatever comes and goes meanwhile.
+        Tasks that are there all the time do come, whatever comes and goes meanwhile, and come once; except that some
+        pending ones come again when somebody deletes from their midst just where the stream is.
         """
         state = _checked_state(state, group)
         await self._check(queue)
@@ -262,7 +263,8 @@ class Inspector:
 
         Raises ``TaskNotFoundError`` and ``TaskStateError``.
         """
-        await self._edit(queue, task_id, Target.KEPT, "edited", payload=payloads.encode(payload))
+        data = payloads.encode(payload) or b""
+        await self._edit(queue, task_id, Target.KEPT, "edited", payload=data)
 
     async def requeue_task(
         self,

@@ -99,6 +99,12 @@ async def test_payload_of_a_waiting_task_is_replaced_and_nothing_else(
     assert after.keys() == before.keys()
 
 
+async def test_payload_can_be_taken_away(inspector: Inspector, redis: Redis) -> None:
+    await state.seed_scheduled(redis, message("t1"), at=time.time() + 99)
+    await inspector.update_task_payload(QUEUE, "t1", None)
+    assert (await stored_message(redis, "t1")).payload == b""
+
+
 async def test_payload_of_a_running_task_is_not_replaced(
     inspector: Inspector, redis: Redis
 ) -> None:

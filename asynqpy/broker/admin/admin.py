@@ -258,7 +258,7 @@ class Admin:
     async def pages(
         self, queue: str, state: TaskState, group: str, count: int
     ) -> AsyncGenerator[list[Record], None]:
-        """All tasks of a state, up to ``count`` at a time. Those that are there all the time come, and come once."""
+        """All tasks of a state, up to ``count`` at a time. See ``list_tasks.lua`` for what holds meanwhile."""
         last: Record | None = None
         while True:
             first = 0 if last is None else last.index + 1

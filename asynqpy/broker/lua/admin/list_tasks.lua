@@ -22,7 +22,7 @@ local function entries(from, to)
 end
 
 -- Tasks leave a list at its tail, so the others are nearer to it than they were. One that has left itself was among
--- the first, and so is now whatever comes after it.
+-- the first, and so is now whatever comes after it. If it was deleted from the midst instead, some come again.
 local function after_in_list()
   if redis.call('LINDEX', container, -first) == before then
     return first
