@@ -50,7 +50,8 @@ def loaded(common_redis: CommonRedis) -> CommonRedis:
     happens once only and not in a replay.
     """
     for file in (resources.files("asynqpy.broker") / "lua").iterdir():
-        common_redis.ask("SCRIPT", "LOAD", load(file.name.removesuffix(".lua")).text)
+        if file.is_file():  # beside the room of scripts that no worker runs
+            common_redis.ask("SCRIPT", "LOAD", load(file.name.removesuffix(".lua")).text)
     return common_redis
 
 
