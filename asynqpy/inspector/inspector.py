@@ -169,10 +169,11 @@ class Inspector:
         if force:
             groups = await self.groups(queue)
             places += [(TaskState.AGGREGATING, group.group) for group in groups]
-        progress = _Progress(on_progress, info.size)
+        progress, deleted = _Progress(on_progress, info.size), 0
         for state, group in places:
             async for step in self._admin.sweep(queue, Target.DELETED, state, group):
-                progress.add(step.looked_at)
+                deleted += step.moved
+                progress.tell(deleted)
         if not await self._admin.remove_queue(queue):
             raise QueueNotEmptyError(f"queue {queue!r} has got tasks meanwhile, or is damaged")
         progress.end()
@@ -223,8 +224,8 @@ class Inspector:
     ) -> AsyncGenerator[TaskInfo, None]:
         """All tasks of a state, in the order of ``list_tasks``, read as they are asked for; those that fit ``where``.
 
-        Tasks that are there all the time do come, whatever comes and goes meanwhile, and come once; except that some
-        pending ones come again when somebody deletes from their midst just where the stream is.
+        Tasks that are there all the time come, whatever comes and goes meanwhile, and come once. Only if somebody
+        deletes from the midst of ``pending`` the last 1,000 that came, some come again.
         """
         state = _checked_state(state, group)
         await self._check(queue)
@@ -422,7 +423,7 @@ class Inspector:
         async with aclosing(self._admin.sweep(queue, target, state, group, fits)) as steps:
             async for step in steps:
                 moved += step.moved
-                progress.add(step.looked_at)
+                progress.tell(moved + step.passed)
                 if progress.done >= total:
                     break  # what has come since then was not meant
         progress.end()
@@ -496,8 +497,8 @@ class _Progress:
         self._told = told or (lambda done, total: None)
         self._total = total
 
-    def add(self, count: int) -> None:
-        self.done += count
+    def tell(self, done: int) -> None:
+        self.done = done
         self._told(min(self.done, self._total), self._total)
 
     def end(self) -> None:

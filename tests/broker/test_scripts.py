@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from redis.asyncio import Redis
 
 from asynqpy.broker import keys
-from asynqpy.broker.admin.listing import list_tasks_call
+from asynqpy.broker.admin.listing import Record, list_tasks_call
 from asynqpy.broker.admin.moving import Move, Target, move_tasks_call
 from asynqpy.broker.admin.queues import memory_usage_call, queue_info_call, remove_queue_call
 from asynqpy.broker.broker import Broker
@@ -90,7 +90,8 @@ def calls_of_a_search(clock: FakeClock) -> Iterator[Call[Any]]:
 def calls_of_admin(clock: FakeClock) -> Iterator[Call[Any]]:
     yield queue_info_call("default", instant(clock.now()))
     yield memory_usage_call("default")
-    yield list_tasks_call("default", TaskState.PENDING, "", first=0, count=9)
+    read = [Record(it, 0, None, None, None, None, None, it.encode(), b"", b"") for it in ("a", "b")]
+    yield list_tasks_call("default", TaskState.PENDING, "", first=9, count=9, after=read)
     yield move_tasks_call("default", Target.ARCHIVED, [Move("a"), Move("b")], clock)
     yield remove_queue_call("default")
 

@@ -6,6 +6,7 @@ many steps, between which everything may change; each step looks again before it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -70,6 +71,12 @@ _GROUPS_AT_ONCE = 500
 #: Tasks that one script lists or moves: some 5 ms of Redis' time where a million wait.
 _AT_ONCE = 250
 
+#: Tasks that were read before, of which one shows where to go on in a list.
+_REMEMBERED = 1_000
+
+#: Entries of a list among which they are looked for at a time.
+_SEARCHED = 10_000
+
 #: Keys of a removed queue that end in a day.
 _DAILY = (b"processed", b"failed")
 
@@ -84,10 +91,10 @@ class ClusterNode:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step of a sweep has looked at, and what of it was moved."""
+    """How many tasks one step of a sweep has moved, and how many it and those before have passed by."""
 
-    looked_at: int
     moved: int
+    passed: int
 
 
 class Admin:
@@ -249,7 +256,8 @@ class Admin:
         found: list[Record] = []
         while len(found) < count:
             start, most = first + len(found), min(count - len(found), _AT_ONCE)
-            more = await self._list(queue, state, group, start, most, None)
+            call = list_tasks_call(queue, state, group, first=start, count=most)
+            more = await self._runner.run(call)
             if not more:
                 break
             found += more
@@ -258,27 +266,29 @@ class Admin:
     async def pages(
         self, queue: str, state: TaskState, group: str, count: int
     ) -> AsyncGenerator[list[Record], None]:
-        """All tasks of a state, up to ``count`` at a time. See ``list_tasks.lua`` for what holds meanwhile."""
-        last: Record | None = None
-        while True:
-            first = 0 if last is None else last.index + 1
-            found = await self._list(queue, state, group, first, count, last)
-            if not found:
-                break
-            last = found[-1]
+        """All tasks of a state, up to ``count`` at a time. Those that are there all the time come, and come once."""
+        passed: deque[Record] = deque(maxlen=_REMEMBERED)
+        while found := await self._next(queue, state, group, count, passed):
+            passed.extendleft(found)
             yield found
 
-    async def _list(
-        self,
-        queue: str,
-        state: TaskState,
-        group: str,
-        first: int,
-        count: int,
-        after: Record | None,
+    async def _next(
+        self, queue: str, state: TaskState, group: str, count: int, passed: Sequence[Record]
     ) -> list[Record]:
-        call = list_tasks_call(queue, state, group, first=first, count=count, after=after)
-        return await self._runner.run(call)
+        """The tasks that come after those that were passed, the last of which comes first."""
+        first, after, searched = passed[0].index + 1 if passed else 0, list(passed)[:1], 0
+        while True:
+            call = list_tasks_call(
+                queue, state, group, first=first, count=count, after=after, searched=searched
+            )
+            found = await self._runner.run(call)
+            if found is not None:
+                return found
+            # In a list, and it has moved, or gone: so have all that were passed before it, or some of them are there.
+            first, after = first - searched, list(passed)
+            searched = _SEARCHED
+            if first <= 0:
+                first, after = 0, []
 
     async def move(
         self,
@@ -310,18 +320,14 @@ class Admin:
 
         May be stopped after any step. What cannot be moved stays where it is: damage is for the doctor.
         """
-        last: Record | None = None
-        while True:
-            first = 0 if last is None else last.index + 1
-            records = await self._list(queue, state, group, first, _AT_ONCE, last)
-            if not records:
-                break
+        passed: deque[Record] = deque(maxlen=_REMEMBERED)
+        while records := await self._next(queue, state, group, _AT_ONCE, passed):
             chosen = [record for record in records if fits(record)]
             moved = await self._move_listed(queue, target, chosen, state, group)
             staying = [record for record in records if record.raw_id not in moved]
-            if staying:
-                last = replace(staying[-1], index=records[0].index + len(staying) - 1)
-            yield Step(len(records), len(moved))
+            place = records[0].index
+            passed.extendleft(replace(it, index=place + n) for n, it in enumerate(staying))
+            yield Step(len(moved), place + len(staying))
 
     async def _move_listed(
         self,

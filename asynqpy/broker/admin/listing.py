@@ -15,9 +15,6 @@ from asynqpy.errors import MalformedMessageError
 #: Bytes of messages and results that one answer holds, unless a single task has more.
 _MOST_BYTES = 4 << 20
 
-#: Entries of a list among which the task before a page is looked for.
-_SEARCHED = 10_000
-
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -64,19 +61,23 @@ def list_tasks_call(
     *,
     first: int,
     count: int,
-    after: Record | None = None,
-) -> Call[list[Record]]:
-    """Up to ``count`` tasks from the place ``first`` on, or those that come after another, wherever that is now.
+    after: Sequence[Record] = (),
+    searched: int = 0,
+) -> Call[list[Record] | None]:
+    """Up to ``count`` tasks from the place ``first`` on, or those that come after one that was read, wherever it is.
 
-    What is large may come in several answers: a shorter one is the last only if it is empty.
+    What is large may come in several answers: a shorter one is the last only if it is empty. In a list, ``after`` are
+    looked for within ``searched`` entries before ``first``, unless the first of them is right there; ``None`` if none
+    of them is.
     """
     script_keys = [container(queue, state, group), keys.lease(queue)]
-    before, score = (after.raw_id, after.raw_score) if after is not None else (b"", b"")
     args: list[Word] = [keys.task_prefix(queue), first, count, _MOST_BYTES]
-    args += [before, score, _SEARCHED]
+    args += [after[0].raw_score if after else b"", searched, *(it.raw_id for it in after)]
 
-    def read(answer: list[int | bytes]) -> list[Record]:
+    def read(answer: list[int | bytes]) -> list[Record] | None:
         start, words = int(answer[0]), answer[1:]
+        if start < 0:
+            return None
         return [_record(queue, start + n, words[6 * n : 6 * n + 6]) for n in range(len(words) // 6)]
 
     return script_call("admin/list_tasks", script_keys, args, read)

@@ -47,7 +47,7 @@ async def test_sweep_moves_what_fits_and_looks_at_everything_once(
         for n in range(11):
             await state.seed_retry(redis, message(f"t{n}"), at=n)
     told = await steps(admin, Target.ARCHIVED, task_state, fits=even)
-    assert told == [Step(4, 2), Step(4, 2), Step(3, 2)]
+    assert told == [Step(2, 2), Step(2, 4), Step(2, 5)]
     assert sorted(await scores(redis, "archived")) == sorted(f"t{n}" for n in range(0, 11, 2))
     found = await admin.page(QUEUE, TaskState(task_state), "", 0, 99)
     assert [record.id for record in found] == ["t1", "t3", "t5", "t7", "t9"]
@@ -60,7 +60,7 @@ async def test_sweep_that_was_stopped_can_be_gone_on_with(admin: Admin, redis: R
     async for _ in admin.sweep(QUEUE, Target.DELETED, TaskState.PENDING):
         break
     assert await listed(redis, "pending") == [f"t{n}" for n in range(4, 10)]
-    assert await steps(admin, Target.DELETED, "pending") == [Step(4, 4), Step(2, 2)]
+    assert await steps(admin, Target.DELETED, "pending") == [Step(4, 0), Step(2, 0)]
     assert await dump(redis) == {"asynq:queues": {b"default"}}
 
 
@@ -69,7 +69,7 @@ async def test_sweep_passes_over_what_cannot_be_moved(admin: Admin, redis: Redis
     await state.seed_retry(redis, *messages(9), at=1)
     for n in (0, 1, 2, 3, 7):
         await ask(redis, "HSET", state.task_key(QUEUE, f"t{n}"), "state", "odd")
-    assert await steps(admin, Target.PENDING, "retry") == [Step(4, 0), Step(4, 3), Step(1, 1)]
+    assert await steps(admin, Target.PENDING, "retry") == [Step(0, 4), Step(3, 5), Step(1, 5)]
     assert await listed(redis, "pending") == ["t4", "t5", "t6", "t8"]
 
 
@@ -82,10 +82,24 @@ async def test_sweep_finds_its_way_while_workers_take_tasks(admin: Admin, redis:
     assert await listed(redis, "pending") == ["t11", "t13", "t15", "t17", "t19"]
 
 
+@pytest.mark.usefixtures("small_steps")
+async def test_sweep_finds_all_that_fit_while_others_delete_what_stayed(
+    admin: Admin, redis: Redis
+) -> None:
+    await state.seed_pending(redis, *messages(20))
+    moved = 0
+    async for step in admin.sweep(QUEUE, Target.DELETED, TaskState.PENDING, fits=even):
+        moved += step.moved
+        last = (await listed(redis, "pending"))[step.passed - 1]
+        await ask(redis, "LREM", key(QUEUE, "pending"), 1, last)
+    assert moved == 10
+    assert await listed(redis, "pending") == ["t1", "t5", "t9", "t13", "t17"]
+
+
 async def test_sweep_of_a_group_leaves_the_others(admin: Admin, redis: Redis) -> None:
     await state.seed_aggregating(redis, *messages(3, group_key="g"), at=1)
     await state.seed_aggregating(redis, *messages(2, prefix="h", group_key="h"), at=1)
-    assert await steps(admin, Target.PENDING, "aggregating", group="g") == [Step(3, 3)]
+    assert await steps(admin, Target.PENDING, "aggregating", group="g") == [Step(3, 0)]
     assert {it.group: it.size async for it in admin.groups(QUEUE)} == {"h": 2}
     assert await invariants(redis) == []
 
@@ -155,7 +169,7 @@ async def test_every_shape_of_redis_can_be_steered(deployment: Deployment) -> No
         assert [getattr(info, "pending", info) for info in infos] == [3, 3, 3]
         for queue in await admin.queues():
             done = [it async for it in admin.sweep(queue, Target.DELETED, TaskState.PENDING)]
-            assert done == [Step(3, 3)]
+            assert done == [Step(3, 0)]
             assert await admin.remove_queue(queue)
         assert await admin.queues() == []
     finally:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio import Redis
 
+from asynqpy.broker.admin import admin as module
 from asynqpy.broker.admin import listing
 from asynqpy.broker.admin.admin import Admin
 from asynqpy.broker.admin.listing import Record
@@ -103,6 +104,43 @@ async def test_nothing_is_left_out_when_workers_take_tasks_meanwhile(
 
     expected = [f"t{n}" for n in range(10) if n < 4 or n >= taken]
     assert await collected(admin, PENDING, work) == expected
+
+
+async def test_nothing_is_left_out_far_down_a_list_of_which_much_is_taken(
+    admin: Admin, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SEARCHED", 10)
+    await state.seed_pending(redis, *messages(100))
+    found: list[str] = []
+    async for page in admin.pages(QUEUE, PENDING, "", 10):
+        found += ids(page)
+        if len(found) == 60:
+            await ask(redis, "RPOP", key(QUEUE, "pending"), 35)
+    assert found == [f"t{n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("task_state", [PENDING, TaskState.ACTIVE, ARCHIVED])
+@pytest.mark.parametrize("every", [1, 2, 3])
+async def test_whoever_deletes_what_is_read_reads_everything_once(
+    admin: Admin, redis: Redis, task_state: TaskState, every: int
+) -> None:
+    tasks = messages(60)
+    if task_state is PENDING:
+        await state.seed_pending(redis, *tasks)
+    elif task_state is TaskState.ACTIVE:
+        await state.seed_active(redis, *tasks, lease=1)
+    else:
+        await state.seed_archived(redis, *tasks, at=1)
+    found: list[str] = []
+    async for page in admin.pages(QUEUE, task_state, "", 7):
+        found += ids(page)
+        for task_id in reversed(ids(page)):
+            if int(task_id.removeprefix("t")) % every == 0:
+                container = key(QUEUE, task_state)
+                is_list = task_state is not ARCHIVED
+                words = ("LREM", container, 1) if is_list else ("ZREM", container)
+                await ask(redis, *words, task_id)
+    assert sorted(found) == sorted(f"t{n}" for n in range(60))
 
 
 async def test_what_comes_meanwhile_comes_last(admin: Admin, redis: Redis) -> None:

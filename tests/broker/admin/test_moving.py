@@ -242,9 +242,10 @@ async def test_task_that_is_in_none_of_its_lists_is_left_to_the_doctor(
         await seed(redis, task_id, source)
     await ask(redis, "DEL", key(QUEUE, "pending"), key(QUEUE, "retry"))
     await ask(redis, "HSET", state.task_key(QUEUE, "odd"), "msg", "m", "state", "odd")
+    await ask(redis, "HSET", state.task_key(QUEUE, "mute"), "msg", "m")
     before = await dump(redis)
-    moves = [Move("p"), Move("r"), Move("odd"), Move("none")]
-    assert await admin.move(QUEUE, Target.ARCHIVED, moves) == ["unlisted"] * 3 + ["gone"]
+    moves = [Move("p"), Move("r"), Move("odd"), Move("mute"), Move("none")]
+    assert await admin.move(QUEUE, Target.ARCHIVED, moves) == ["unlisted"] * 4 + ["gone"]
     assert await dump(redis) == before
 
 

@@ -3,13 +3,16 @@
 -- KEYS[2] asynq:{q}:lease
 -- ARGV[1] task key prefix  [2] index of the first task; in a list from its tail, where the next to run is
 -- ARGV[3] most tasks to answer  [4] bytes after which no more are answered
--- ARGV[5] id of the task before the first, when a page was read before; or ''
--- ARGV[6] its score, or '' where the container is a list  [7] entries of a list to search for it
+-- ARGV[5] '', or the score of the task that was read last before, where the container is a sorted set
+-- ARGV[6] entries of a list to search, from the place before the first on towards the tail
+-- then 1 per task: id of a task that was read before, the last one first; none at the beginning
 -- Returns {index of the first, then per task: id, score or '', lease or '', message, result, pending_since; each or ''}
--- With the id, the page follows that task wherever it is now: nothing is left out when others come and go.
+-- The page follows the task that was read last, wherever it is now: nothing is left out when others come and go. In a
+-- sorted set its place is known even when it is gone. In a list those before it are looked for as well; {-1} if none of
+-- them is among the entries that were to be searched.
 local container, lease = KEYS[1], KEYS[2]
 local prefix, first, count, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local before, before_score, searched = ARGV[5], ARGV[6], tonumber(ARGV[7])
+local before_score, searched, before = ARGV[5], tonumber(ARGV[6]), ARGV[7]
 local is_list = redis.call('TYPE', container).ok == 'list'
 
 -- From the tail on.
@@ -21,20 +24,23 @@ local function entries(from, to)
   return ids
 end
 
--- Tasks leave a list at its tail, so the others are nearer to it than they were. One that has left itself was among
--- the first, and so is now whatever comes after it. If it was deleted from the midst instead, some come again.
+-- Tasks leave a list at its tail, or from its midst, so the others are where they were or nearer to the tail.
 local function after_in_list()
   if redis.call('LINDEX', container, -first) == before then
     return first
   end
+  local known = {}
+  for i = 7, #ARGV do
+    known[ARGV[i]] = true
+  end
   local low = math.max(0, first - searched)
-  local ids = entries(low, first - 1)
+  local ids = first > 0 and entries(low, first - 1) or {}
   for i = #ids, 1, -1 do
-    if ids[i] == before then
+    if known[ids[i]] then
       return low + i
     end
   end
-  return low
+  return -1
 end
 
 local function is_after(index)
@@ -43,7 +49,6 @@ local function is_after(index)
   return score > wanted or (score == wanted and entry[1] > before)
 end
 
--- In a sorted set the place of an entry is known even when it is gone.
 local function after_in_sorted_set()
   local rank = redis.call('ZRANK', container, before)
   if rank and redis.call('ZSCORE', container, before) == before_score then
@@ -61,8 +66,11 @@ local function after_in_sorted_set()
   return low
 end
 
-if before ~= '' then
+if before then
   first = is_list and after_in_list() or after_in_sorted_set()
+  if first < 0 then
+    return {first}
+  end
 end
 local ids, scores = {}, {}
 if is_list then

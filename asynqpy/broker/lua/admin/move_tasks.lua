@@ -64,7 +64,7 @@ local function task_at(i)
   local key = prefix .. id
   local task = {id = id, key = key, at = tonumber(ARGV[i + 1]), score = ARGV[i + 2], message = ARGV[i + 4]}
   local fields = redis.pcall('HMGET', key, 'msg', 'state', 'group')
-  task.old, task.state, task.group = fields[1] or '', fields[2], fields[3]
+  task.old, task.state, task.group = fields[1] or '', fields[2] or '', fields[3]
   task.expected = ARGV[i + 3]
   return task
 end
@@ -105,6 +105,8 @@ local function judge(task)
     return redis.call('EXISTS', task.key) == 1 and 'unlisted' or 'gone'
   elseif task.expected ~= '' and task.expected ~= task.old then
     return 'changed'
+  elseif task.state == '' then
+    return 'unlisted'
   elseif task.state == 'active' or (only_state ~= '' and task.state ~= only_state) then
     return task.state
   elseif target == task.state and target ~= 'scheduled' then
