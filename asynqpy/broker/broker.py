@@ -115,6 +115,8 @@ class Broker:
         self._delayed: dict[str, tuple[int, float]] = {}
         self._anchoring: asyncio.Task[None] | None = None
         self.owner = owner
+        #: Whether dequeues tell since when each task has been pending.
+        self.tell_since = False
         self.clock = clock or Clock()
         self._producer = Producer(self._connection, self._runner, self.clock, replication_timeout)
         #: For whoever keeps it open; until then nothing is known, and every queue is asked.
@@ -285,7 +287,9 @@ class Broker:
         """
         settling = list(settle_batches(settlements, self.clock))
         grants = self.grant(wanted) if grants is None else grants
-        asking = [dequeue_call(grant, wanted[grant.queue]) for grant in grants]
+        asking = [
+            dequeue_call(grant, wanted[grant.queue], tell_since=self.tell_since) for grant in grants
+        ]
         answers = await self._runner.run_all([*(batch.call for batch in settling), *asking])
         settled = spread(settling, answers[: len(settling)])
         dequeued = {

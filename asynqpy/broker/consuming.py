@@ -48,8 +48,11 @@ def score(expires_at: float, stamp: int) -> str:
     return repr(int(expires_at) + stamp / STAMPS)
 
 
-def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
-    """Ask the queue of the grant for at most ``limit`` tasks, and never more than a batch."""
+def dequeue_call(grant: Grant, limit: int, *, tell_since: bool = False) -> Call[Dequeued]:
+    """Ask the queue of the grant for at most ``limit`` tasks, and never more than a batch.
+
+    ``tell_since``: also since when each has been pending.
+    """
     queue, stamp = grant.queue, grant.stamp
     script_keys = [keys.pending(queue), keys.paused(queue), keys.active(queue), keys.lease(queue)]
     args: list[Word] = [
@@ -57,19 +60,21 @@ def dequeue_call(grant: Grant, limit: int) -> Call[Dequeued]:
         min(limit, MAX_BATCH),
         score(grant.granted_until, stamp),
         grant.owner,
+        int(tell_since),
     ]
 
-    def read(answer: tuple[int, list[bytes], list[bytes]]) -> Dequeued:
-        backlog, tasks, repeated = answer
+    def read(answer: tuple[int, list[bytes], list[bytes], list[bytes]]) -> Dequeued:
+        backlog, tasks, repeated, since = answer
         deliveries, unreadable = [], []
-        for raw_id, data in zip(tasks[::2], tasks[1::2], strict=True):
+        since = since or [b""] * (len(tasks) // 2)
+        for raw_id, data, at in zip(tasks[::2], tasks[1::2], since, strict=True):
             try:
                 message = message_of(queue, raw_id, data)
             except MalformedMessageError as error:
                 unreadable.append(Unreadable(raw_id, str(stamp), str(error)))
             else:
                 lease = Lease(queue, message.id, stamp, grant.expires_at)
-                deliveries.append(Delivery(message, lease))
+                deliveries.append(Delivery(message, lease, int(at) if at.isdigit() else None))
         names = [text(raw_id) for raw_id in repeated]
         return Dequeued(queue, backlog, deliveries, unreadable, names)
 

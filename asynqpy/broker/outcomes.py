@@ -53,10 +53,11 @@ class Grant:
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """A task that dequeue handed to this server."""
+    """A task that dequeue handed to this server. ``pending_since`` (unix ns) is told where that was asked for."""
 
     message: TaskMessage
     lease: Lease
+    pending_since: int | None = None
 
 
 class Done(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import perf_counter
 
 from asynqpy.broker.messages import TaskMessage
 from asynqpy.broker.outcomes import Outcome, Requeue
@@ -16,6 +17,7 @@ from asynqpy.errors import (
 from asynqpy.handler import AsyncHandler
 from asynqpy.server.deadlines import Deadlines
 from asynqpy.server.error_report import ErrorReport
+from asynqpy.server.observer import ServerObserver, tell_ended, tell_started
 from asynqpy.server.runs import Run
 from asynqpy.server.verdict import FailurePolicy, after_failure, after_success, decides
 from asynqpy.task import ActiveTask, CancelCause, running_task
@@ -33,20 +35,26 @@ class Executor:
         policy: FailurePolicy,
         report: ErrorReport,
         clock: Clock,
+        observer: ServerObserver | None = None,
     ) -> None:
         self._handler = handler
         self._policy = policy
         self._report = report
         self._clock = clock
+        self._observer = observer
         self._deadlines = Deadlines()
 
     async def execute(self, run: Run) -> Outcome | None:
         """The outcome of the run; ``None`` when the task belongs to another worker by now."""
         running_task.set(run.task)
         left = run.deadline - self._clock.now()
+        observer, began = self._observer, 0.0
+        if observer is not None:
+            tell_started(observer, run)
+            began = perf_counter()
         if left <= 0:
             run.ended = True
-            return await self._after_error(run, DeadlineExceededError(_DEADLINE_TEXT))
+            return await self._fail(run, DeadlineExceededError(_DEADLINE_TEXT), 0.0)
         self._deadlines.add(run, left)
         run.begun = True
         error: BaseException | None = None
@@ -67,7 +75,18 @@ class Executor:
             if run.task.cancel_cause is not None:
                 _uncancel()
         run.ended = True
-        return after_success(run.message) if error is None else await self._after_error(run, error)
+        seconds = 0.0 if observer is None else perf_counter() - began
+        if error is not None:
+            return await self._fail(run, error, seconds)
+        if observer is not None:
+            tell_ended(observer, run, None, None, seconds)
+        return after_success(run.message)
+
+    async def _fail(self, run: Run, error: BaseException, seconds: float) -> Outcome | None:
+        outcome = await self._after_error(run, error)
+        if self._observer is not None:
+            tell_ended(self._observer, run, error, outcome, seconds)
+        return outcome
 
     async def _after_error(self, run: Run, error: BaseException) -> Outcome | None:
         cause = run.task.cancel_cause

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable
 
 from asynqpy.server.service import Service
 
@@ -23,13 +24,18 @@ class LoopWatch(Service):
         thread_id: int,
         blocked_after: float = 5.0,
         interval: float = 1.0,
+        on_answer: Callable[[float], object] = lambda lag: None,
     ) -> None:
-        """``thread_id`` is that of the server's loop. It counts as blocked when silent for ``blocked_after`` s."""
+        """``thread_id`` is that of the server's loop. It counts as blocked when silent for ``blocked_after`` s.
+
+        ``on_answer`` is told on that loop how many s each answer took.
+        """
         super().__init__(interval=interval, at_once=True)
         self._server_loop = server_loop
         self._thread_id = thread_id
         self._blocked_after = blocked_after
-        self._answered_at = time.monotonic()
+        self._on_answer = on_answer
+        self._asked_at = self._answered_at = time.monotonic()
         self._is_asked = False
         self._is_reported = False
 
@@ -37,6 +43,7 @@ class LoopWatch(Service):
         silent_for = time.monotonic() - self._answered_at
         if not self._is_asked:
             self._is_asked = True
+            self._asked_at = time.monotonic()
             self._server_loop.call_soon_threadsafe(self._answer)
         elif silent_for > self._blocked_after and not self._is_reported:
             self._is_reported = True
@@ -51,6 +58,7 @@ class LoopWatch(Service):
             logger.warning("the event loop runs again; it was blocked for %.1f s", blocked_for)
         self._answered_at = now
         self._is_asked = self._is_reported = False
+        self._on_answer(now - self._asked_at)
 
     def _report(self, silent_for: float) -> None:
         job = asyncio.current_task(self._server_loop)

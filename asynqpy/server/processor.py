@@ -77,8 +77,12 @@ class Processor(Service):
         report: ErrorReport,
         task_check_interval: float,
         retry_due: Callable[[float], None] = lambda due: None,
+        written: Callable[[int], None] = lambda count: None,
     ) -> None:
-        """``retry_due`` is told when (unix s) a task that was put in retry is due."""
+        """``retry_due`` is told when (unix s) a task that was put in retry is due.
+
+        ``written`` is told how many outcomes a round trip has taken to Redis.
+        """
         super().__init__(interval=task_check_interval, at_once=True)
         self._broker = broker
         self._clock = clock
@@ -90,6 +94,7 @@ class Processor(Service):
         self._settler = settler
         self._runs = runs
         self._retry_due = retry_due
+        self._written = written
         self._lost_grants = LostGrants(clock=clock)
         self._reports = LaterReports(report)
         self._fetching = True
@@ -169,6 +174,8 @@ class Processor(Service):
         for task in self._settler.answered(unsettled, turn.settled):
             self._report_lost(task)
         self._demand.settled(len(unsettled))
+        if unsettled:
+            self._written(len(unsettled))
         retries = [o for item in unsettled if isinstance(o := item.settlement.outcome, Retry)]
         if retries:
             self._retry_due(min(retry.at for retry in retries))

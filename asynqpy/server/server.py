@@ -41,6 +41,7 @@ from asynqpy.server.heartbeater import Heartbeater
 from asynqpy.server.janitor import Janitor
 from asynqpy.server.loopwatch import LoopWatch
 from asynqpy.server.memory_check import MemoryCheck
+from asynqpy.server.observer import ServerObserver, guarded
 from asynqpy.server.processor import Processor
 from asynqpy.server.reconciler import Reconciler
 from asynqpy.server.recoverer import Recoverer
@@ -93,6 +94,7 @@ class Server:
     - ``delayed_task_check_interval``: how often at least it looks for tasks that became due; default 5 s.
     - ``health_check(error)``, sync or async: told each ``health_check_interval`` (15 s) whether Redis answers.
     - ``janitor_interval`` (8 s), ``janitor_batch_size`` (100): deletion of completed tasks after their retention.
+    - ``observer``: a ``ServerObserver`` that is told of each attempt, for metrics; default none.
 
     Raises ``ValueError`` or ``TypeError`` for arguments that make no sense.
     """
@@ -120,6 +122,7 @@ class Server:
         health_check_interval: Duration = 15.0,
         janitor_interval: Duration = 8.0,
         janitor_batch_size: int = 100,
+        observer: ServerObserver | None = None,
     ) -> None:
         self._concurrency = _positive_int("concurrency", concurrency)
         self._queues = _check_queues({"default": 1} if queues is None else queues)
@@ -138,11 +141,13 @@ class Server:
         self._janitor_batch_size = _positive_int("janitor_batch_size", janitor_batch_size)
         if janitor_batch_size > MAX_BATCH:
             raise ValueError(f"janitor_batch_size must be {MAX_BATCH} or less: Redis waits for it")
+        self._observer = _check_observer(observer)
         self._identity = (socket.gethostname() or "unknown-host", os.getpid(), str(uuid.uuid4()))
         self._started_at = instant(0)
         self._runs = Runs()
         self._state = ServerState.NEW
         self._broker = Broker(redis, owner=self._describe(0).owner)
+        self._broker.tell_since = observer is not None
         self._clock = self._broker.clock
         self._told_to_stop = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
@@ -267,7 +272,7 @@ class Server:
     def _assemble(self, handler: AsyncHandler) -> None:
         """Wire the parts together: the only place that knows them all."""
         broker, clock, runs, queues = self._broker, self._clock, self._runs, list(self._queues)
-        loop = asyncio.get_running_loop()
+        loop, observer = asyncio.get_running_loop(), self._observer or ServerObserver()
         self._forwarder = Forwarder(
             broker=broker, clock=clock, queues=queues, interval=self._delayed_interval
         )
@@ -277,13 +282,18 @@ class Server:
             priority=self._priority(),
             concurrency=self._concurrency,
             executor=Executor(
-                handler=handler, policy=self._policy, report=self._report, clock=clock
+                handler=handler,
+                policy=self._policy,
+                report=self._report,
+                clock=clock,
+                observer=self._observer,
             ),
             settler=Settler(clock=clock),
             runs=runs,
             report=self._report,
             task_check_interval=self._task_check_interval,
             retry_due=self._forwarder.expect,
+            written=guarded(observer.outcomes_written),
         )
         recoverer = Recoverer(
             broker=broker,
@@ -326,6 +336,7 @@ class Server:
             server_loop=loop,
             thread_id=threading.get_ident(),
             blocked_after=self._blocked_after,
+            on_answer=guarded(observer.loop_answered),
         )
         # A loop that was closed without a shutdown has no handlers left whose leases could be kept.
         self._heart = ServiceThread(
@@ -400,6 +411,12 @@ def _check_callbacks(
         check_arity("error_handler", error_handler, "task", "error")
     if health_check is not None:
         check_arity("health_check", health_check, "error")
+
+
+def _check_observer(observer: ServerObserver | None) -> ServerObserver | None:
+    if observer is not None and not isinstance(observer, ServerObserver):
+        raise TypeError(f"observer must be a ServerObserver, not {type(observer).__name__}")
+    return observer
 
 
 def _check_queues(queues: Mapping[str, int] | Sequence[str]) -> dict[str, int]:

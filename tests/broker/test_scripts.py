@@ -227,7 +227,7 @@ async def test_known_commands_beside_an_unknown_script_are_not_repeated(
     runner = Runner(broker._connection)
     count = command("INCR", "count", read=int)
     script = script_call("dequeue", ["{q}a", "{q}b", "{q}c", "{q}d"], ["{q}", 1, "1.5"], list)
-    assert await runner.run_all([count, script, count]) == [1, [0, [], []], 2]
+    assert await runner.run_all([count, script, count]) == [1, [0, [], [], []], 2]
 
 
 async def test_every_shape_of_redis_learns_the_scripts(

@@ -1,12 +1,14 @@
 -- Hand pending tasks of one queue to a server, oldest first, each under a lease. A paused queue gives none.
 -- KEYS[1] asynq:{q}:pending  [2] asynq:{q}:paused  [3] asynq:{q}:active  [4] asynq:{q}:lease
 -- ARGV[1] task key prefix  [2] most tasks to give (0 only asks for the backlog)  [3] lease score: expiry in unix s + stamp
--- ARGV[4] owner: whose presence says that the leases are held
--- Returns {backlog left, {id, message, id, message, …}, {ids that were pending and running at once, now only running}}
+-- ARGV[4] owner: whose presence says that the leases are held  [5] '1' if it is of interest since when they are pending
+-- Returns {backlog left, {id, message, id, message, …}, {ids that were pending and running at once, now only running},
+-- {pending_since or '' of each task that is given, if asked for}}
 -- A task whose message is gone is handed out with an empty message, under a lease like any other, for the caller to set
 -- aside: should the caller die first, the expired lease brings the id back to light.
 local pending, paused, active, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, limit, score, owner = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local fields = ARGV[5] == '1' and {'msg', 'state', 'pending_since'} or {'msg', 'state'}
 
 -- A slot that moves to another node has some of its keys here and some there, and a key of the other node looks gone.
 -- Redis refuses a command of several keys then unless it has them all. One that never exists is among them: a key that
@@ -18,12 +20,12 @@ local function check_here(names)
 end
 
 if redis.call('EXISTS', paused) == 1 then
-  return {0, {}, {}}
+  return {0, {}, {}, {}}
 end
 local backlog = redis.call('LLEN', pending)
 local count = math.min(limit, backlog)
 if count == 0 then
-  return {backlog, {}, {}}
+  return {backlog, {}, {}, {}}
 end
 
 -- Read everything before the first write; a container of the wrong type fails here.
@@ -35,10 +37,10 @@ for i, id in ipairs(ids) do
   names[i] = prefix .. id
 end
 check_here(names)
-local tasks, taken, leases, readable, repeated, seen = {}, {}, {}, {}, {}, {}
+local tasks, since, taken, leases, readable, repeated, seen = {}, {}, {}, {}, {}, {}, {}
 for i = #ids, 1, -1 do
   local id = ids[i]
-  local record = redis.pcall('HMGET', names[i], 'msg', 'state')
+  local record = redis.pcall('HMGET', names[i], unpack(fields))
   if seen[id] or (record[2] == 'active' and redis.call('ZSCORE', lease, id)) then
     repeated[#repeated + 1] = id
   else
@@ -47,6 +49,9 @@ for i = #ids, 1, -1 do
     taken[#taken + 1] = id
     leases[#leases + 1] = score
     leases[#leases + 1] = id
+    if fields[3] then
+      since[#since + 1] = record[3] or ''
+    end
     if record[1] then
       readable[#readable + 1] = names[i]
     end
@@ -65,4 +70,4 @@ for _, key in ipairs(readable) do
   redis.call('HSET', key, 'state', 'active', 'owner', owner)
   redis.call('HDEL', key, 'pending_since')
 end
-return {backlog - count, tasks, repeated}
+return {backlog - count, tasks, repeated, since}
